@@ -1,0 +1,93 @@
+"""Errors that clients may see. Each protocol puts them into its own shape."""
+
+from collections.abc import Mapping
+
+__all__ = [
+    "ApiError",
+    "ContextLengthError",
+    "InvalidRequestError",
+    "OverloadedError",
+    "TooManyRequestsError",
+    "UnknownModelError",
+    "InternalError",
+]
+
+
+class ApiError(Exception):
+    """Something to tell the client: an HTTP status, a machine-readable ``code``, and a message that says what to do.
+
+    ``param`` is the JSON path of the offending part; ``details`` are further members of the error object;
+    ``retry_after`` is in whole seconds.
+    """
+
+    status = 500
+    kind = "server_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        details: Mapping[str, int] | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.param = param
+        self.details = details or {}
+        self.retry_after = retry_after
+
+
+class InvalidRequestError(ApiError):
+    """The request cannot be answered as it is."""
+
+    status = 400
+    kind = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt leaves no room for an answer."""
+
+    def __init__(self, prompt_tokens: int, context_length: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and this server's context {context_length}, which must also hold "
+            "the answer; shorten the conversation or start the server with a larger --ctx",
+            code="context_length_exceeded",
+            param="messages",
+            details={"n_prompt_tokens": prompt_tokens, "n_ctx": context_length},
+        )
+
+
+class UnknownModelError(InvalidRequestError):
+    """No such model here."""
+
+    status = 404
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the model {name!r} does not exist; this server has: {', '.join(known)}",
+            code="model_not_found",
+            param="model",
+        )
+
+
+class OverloadedError(ApiError):
+    """Not now: still loading, too many in the queue, or shutting down."""
+
+    status = 503
+    kind = "overloaded_error"
+
+
+class TooManyRequestsError(OverloadedError):
+    """The queue is full."""
+
+    status = 429
+    kind = "rate_limit_error"
+
+
+class InternalError(ApiError):
+    """A fault of the server; the message says nothing of the request."""
+
+    status = 500

@@ -1,0 +1,77 @@
+"""The command line. Flags are made from `Settings`, so there is one list of settings."""
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, get_args, get_origin, get_type_hints
+
+import click
+import msgspec
+import trio
+
+from ds4trio import __version__
+from ds4trio.config import ConfigError, Settings, field_names, load_settings
+from ds4trio.engine import EngineError
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, message="ds4trio %(version)s")
+def main() -> None:
+    """A local LLM server for coding agents: never silent, never computing for a client that left."""
+
+
+def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """One option per setting; an option that is not given is not passed on, so other sources keep their say."""
+    hints = get_type_hints(Settings, include_extras=True)
+    for name in reversed(field_names()):
+        kind = hints[name].__origin__
+        meta = next(item for item in hints[name].__metadata__ if isinstance(item, msgspec.Meta))
+        flag = f"--{name.replace('_', '-')}"
+        options: dict[str, Any] = {"default": None, "help": meta.description}
+        if kind is bool:
+            flag += f"/--no-{name.replace('_', '-')}"
+        elif get_origin(kind) is tuple:
+            options |= {"multiple": True, "metavar": "NAME"}
+        elif choices := get_args(kind):
+            options |= {"metavar": "|".join(choices)}
+        else:
+            options |= {"metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
+        command = click.option(flag, name, **options)(command)
+    return command
+
+
+@main.command()
+@click.option("--config", metavar="FILE", help="TOML file with any of these settings")
+@_setting_flags
+def serve(config: str | None, **flags: object) -> None:
+    """Serve a model until SIGTERM or Ctrl-C.
+
+    Every setting is also an environment variable (DS4TRIO_PORT=8123) and a key of the TOML file (port = 8123).
+    """
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    try:
+        settings = load_settings(given, config_file=config)
+        logging.basicConfig(
+            level=settings.log_level.upper(),
+            format="%(asctime)s %(message)s",
+            datefmt="%H:%M:%S",
+            stream=sys.stderr,
+        )
+        from ds4trio.server.serve import serve as run  # noqa: PLC0415 - --help stays fast
+
+        status = trio.run(lambda: run(settings, on_ready=_say_ready))
+    except (ConfigError, EngineError) as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(status)
+
+
+def _say_ready(url: str, app: Any) -> None:
+    host = app.host
+    click.echo(
+        f"\nds4trio {__version__} serves {host.names[0]} on {url}, try:\n\n"
+        f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+        '    -d \'{"stream": true, "messages": [{"role": "user", "content": "What is the capital of France?"}]}\'\n',
+        err=True,
+    )

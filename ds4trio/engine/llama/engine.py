@@ -1,0 +1,245 @@
+"""The llama engine's face on the event loop: it owns the worker's thread and brings results to their nurseries."""
+
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from ds4trio.engine.admission import Admission, Ticket
+from ds4trio.engine.base import (
+    EngineError,
+    Finished,
+    GenerationRequest,
+    ModelInfo,
+    Phase,
+    Progress,
+    TextDelta,
+)
+from ds4trio.engine.llama.context import ContextOptions
+from ds4trio.engine.llama.worker import (
+    Loaded,
+    LoadProgress,
+    Released,
+    Sequence,
+    Update,
+    Worker,
+    WorkerOptions,
+)
+
+__all__ = ["LlamaEngine", "LlamaOptions", "open_llama_engine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaOptions:
+    """How to open a model. ``context_length`` 0 takes the model's own; sizes in tokens."""
+
+    path: Path
+    threads: int
+    context_length: int = 0
+    parallel: int = 4
+    max_queue: int = 64
+    ubatch: int = 512
+    n_gpu_layers: int = -1
+    flash_attention: str = "auto"
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
+class LlamaEngine:
+    """Implements `Engine`. Made by `open_llama_engine`."""
+
+    def __init__(self, worker: Worker, loaded: Loaded, admission: Admission) -> None:
+        self._worker = worker
+        self._loaded = loaded
+        self._admission = admission
+        self._live: set[LlamaGeneration] = set()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is known of the model."""
+        return self._loaded.info
+
+    @property
+    def running(self) -> int:
+        """Requests that are being computed."""
+        return self._admission.running
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._admission.waiting
+
+    def stop_admission(self) -> None:
+        """Start nothing new."""
+        self._admission.close()
+
+    async def tokenize(self, render: Callable[[], str]) -> list[int]:
+        """Render and tokenize in one worker thread of Trio's own; llama.cpp computes nothing for it."""
+        return await trio.to_thread.run_sync(lambda: self._loaded.tokenize(render()))
+
+    @asynccontextmanager
+    async def generate(
+        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = _ignore
+    ) -> AsyncGenerator["LlamaGeneration", None]:
+        """See `Engine.generate`."""
+        generation = LlamaGeneration(self._worker, self._admission, request, on_progress)
+        self._live.add(generation)
+        try:
+            yield generation
+        finally:
+            await generation._release()
+            self._live.discard(generation)
+
+    def _worker_ended(self) -> None:
+        for generation in self._live:
+            generation._receive(EngineError("the engine has stopped"))
+            generation._receive(Released())
+
+
+class LlamaGeneration:
+    """Implements `Generation`."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        admission: Admission,
+        request: GenerationRequest,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._worker = worker
+        self._admission = admission
+        self._ticket: Ticket = admission.join()
+        self._on_progress = on_progress
+        self._progress = Progress(prompt_tokens=len(request.prompt))
+        self._sequence = Sequence(request, self._receive)
+        self._submitted = False
+        self._prefilled = trio.Event()
+        self._released = trio.Event()
+        self._events: deque[TextDelta | Finished | EngineError] = deque()
+        self._arrived = trio.Event()
+
+    @property
+    def progress(self) -> Progress:
+        """The latest snapshot."""
+        if position := self._ticket.position:
+            return replace(self._progress, queue_position=position, queue_length=self._admission.waiting)
+        return self._progress
+
+    async def prefill(self) -> None:
+        """Wait for a turn, hand the prompt to the worker's thread, wait for the first token."""
+        await self._ticket.turn()
+        self._progress = replace(self._progress, phase=Phase.PREFILL)
+        self._submitted = True
+        self._worker.submit(self._sequence)
+        await self._prefilled.wait()
+
+    async def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
+        """What the worker posts, in order."""
+        while True:
+            while not self._events:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+            event = self._events.popleft()
+            if isinstance(event, EngineError):
+                raise event
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    def _receive(self, update: Update) -> None:
+        """On the event loop, called for each update that the worker posts."""
+        match update:
+            case Progress():
+                self._progress = update
+                self._on_progress(update)
+                if update.phase is Phase.DECODE:
+                    self._prefilled.set()
+            case Released():
+                self._released.set()
+            case _:
+                if isinstance(update, TextDelta):
+                    self._progress = replace(self._progress, output_tokens=update.output_tokens)
+                self._events.append(update)
+                self._arrived.set()
+                self._prefilled.set()
+
+    async def _release(self) -> None:
+        try:
+            if self._submitted and not self._released.is_set():
+                self._worker.cancel(self._sequence)
+                with trio.CancelScope(shield=True):
+                    await self._released.wait()
+        finally:
+            self._ticket.leave()
+
+
+@asynccontextmanager
+async def open_llama_engine(
+    options: LlamaOptions, *, on_load: Callable[[float], None] = _ignore
+) -> AsyncGenerator[LlamaEngine, None]:
+    """Load a model and compute for the length of the block.
+
+    Entering waits until the model is loaded and is a checkpoint; ``on_load`` gets the loaded fraction meanwhile.
+    Leaving, also by cancellation, aborts the running batch and waits for the thread's end. Raises `EngineError`,
+    in an exception group, when the model cannot be loaded.
+    """
+    token = trio.lowlevel.current_trio_token()
+    admission = Admission(parallel=options.parallel, max_queue=options.max_queue)
+    ready = trio.Event()
+    loaded: list[Loaded] = []
+
+    def run_all(calls: list[Callable[[], None]]) -> None:
+        for call in calls:
+            call()
+
+    def hear(news: LoadProgress | Loaded) -> None:
+        if isinstance(news, LoadProgress):
+            on_load(news.fraction)
+        else:
+            loaded.append(news)
+            ready.set()
+
+    worker = Worker(_worker_options(options), post=lambda calls: token.run_sync_soon(run_all, calls))
+
+    async with trio.open_nursery() as nursery:
+        engine: LlamaEngine | None = None
+
+        async def compute() -> None:
+            try:
+                # A limiter of its own: the thread is held for the engine's life and is nobody else's.
+                await trio.to_thread.run_sync(worker.run, hear, limiter=trio.CapacityLimiter(1))
+            finally:
+                if engine is not None:
+                    engine._worker_ended()
+
+        nursery.start_soon(compute)
+        try:
+            await ready.wait()
+            engine = LlamaEngine(worker, loaded[0], admission)
+            yield engine
+        finally:
+            worker.close()
+
+
+def _worker_options(options: LlamaOptions) -> WorkerOptions:
+    return WorkerOptions(
+        path=str(options.path),
+        name=options.path.stem,
+        n_gpu_layers=options.n_gpu_layers,
+        context=ContextOptions(
+            context_length=options.context_length,
+            sequences=options.parallel,
+            ubatch=options.ubatch,
+            threads=options.threads,
+            flash_attention=options.flash_attention,
+            kv_type_k=options.kv_type_k,
+            kv_type_v=options.kv_type_v,
+        ),
+    )

@@ -1,0 +1,392 @@
+"""The loop on the one OS thread that computes.
+
+Every OS thread that enters llama.cpp gets an OpenMP pool of its own, and idle pools spin: decode alternating between
+two threads costs 8.6 → 22.8 ms a token (2 cores, SmolLM2-135M). So one thread does it all, for the engine's life:
+read the mailbox, compose the next batch, decode, sample, post what happened. It never waits for the event loop (a
+hop per step costs 10 to 15 %) and sleeps in the mailbox when there is nothing to do.
+
+Other threads call `submit`, `cancel` and `close`; all else happens on the worker's own thread.
+"""
+
+import logging
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ds4trio.cache import Slot, SlotTable
+from ds4trio.engine.base import (
+    EngineError,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    ModelInfo,
+    Phase,
+    Progress,
+    TextDelta,
+    Usage,
+)
+from ds4trio.engine.llama.abort import AbortFlag
+from ds4trio.engine.llama.context import Context, ContextOptions, Outcome, Span, open_context
+from ds4trio.engine.llama.model import Model, load_model
+from ds4trio.engine.llama.sampler import Sampler
+from ds4trio.engine.scheduler import compose
+from ds4trio.engine.text import StopFilter
+
+__all__ = ["Loaded", "LoadProgress", "Post", "Released", "Sequence", "Update", "Worker", "WorkerOptions"]
+
+log = logging.getLogger("ds4trio.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """The fraction of the model that is loaded."""
+
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The model is ready; ``tokenize`` may be called from any thread."""
+
+    info: ModelInfo
+    tokenize: Callable[[str], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Nothing works for the sequence any more; its KV is cached or freed."""
+
+
+Update = Progress | TextDelta | Finished | EngineError | Released
+Post = Callable[[list[Callable[[], None]]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What the worker opens; ``context_length`` 0 takes the model's own, at most ``most_context``."""
+
+    path: str
+    name: str
+    n_gpu_layers: int
+    context: ContextOptions
+    most_context: int = 32_768
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """One request as the worker sees it.
+
+    ``tokens`` are the prompt and what was sampled; the KV of the first ``computed`` of them is in ``slot``.
+    ``cancelled`` is written under the abort flag's lock, everything else by the worker alone.
+    """
+
+    request: GenerationRequest
+    listener: Callable[[Update], None]
+    cancelled: bool = False
+    preempted: bool = False
+    tokens: list[int] = field(default_factory=list)
+    computed: int = 0
+    cached: int = 0
+    sampled: int = 0
+    started: float = 0.0
+    slot: Slot | None = None
+    sampler: Sampler | None = None
+    text: StopFilter = field(default_factory=StopFilter)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+        self.text = StopFilter(self.request.stop)
+
+    @property
+    def left(self) -> int:
+        """Tokens that are known and not computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def progress(self) -> Progress:
+        """A snapshot for the event loop."""
+        prompt = len(self.request.prompt)
+        elapsed = time.perf_counter() - self.started
+        return Progress(
+            phase=Phase.DECODE if self.sampled else Phase.PREFILL,
+            prompt_tokens=prompt,
+            cached_tokens=self.cached,
+            prefilled_tokens=min(self.computed, prompt),
+            output_tokens=self.sampled,
+            rate=(self.computed - self.cached) / elapsed if self.computed > self.cached and elapsed > 0 else 0.0,
+        )
+
+
+class Worker:
+    """Computes sequences until it is closed. ``post`` takes a step's results to the event loop, from any thread."""
+
+    def __init__(self, options: WorkerOptions, *, post: Post) -> None:
+        self._options = options
+        self._post = post
+        self._mailbox: queue.SimpleQueue[Sequence | None] = queue.SimpleQueue()
+        self._abort = AbortFlag()
+        self._closing = False
+        self._sequences: list[Sequence] = []
+        self._outbox: list[Callable[[], None]] = []
+        self._chunk_turn = True
+
+    # --- any thread -------------------------------------------------------------------------------------------------
+
+    def submit(self, sequence: Sequence) -> None:
+        """Hand over a sequence; its listener hears `Released` in the end, on the event loop. Does not block."""
+        self._mailbox.put(sequence)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Stop working for ``sequence``, inside the running batch if it is in it. Does not block."""
+        self._abort.cancel(sequence)
+        self._mailbox.put(None)
+
+    def close(self) -> None:
+        """Make `run` return soon: a running batch or load is aborted. Does not block."""
+        self._closing = True
+        self._abort.close()
+        self._mailbox.put(None)
+
+    # --- the worker's thread ------------------------------------------------------------------------------------------
+
+    def run(self, on_load: Callable[[LoadProgress | Loaded], None]) -> None:
+        """Load the model and compute until `close`. Blocks. Raises `EngineError` if the model cannot be loaded."""
+
+        def loading(fraction: float) -> bool:
+            self._post([lambda: on_load(LoadProgress(fraction))])
+            return not self._closing
+
+        options = self._options
+        with load_model(options.path, n_gpu_layers=options.n_gpu_layers, on_progress=loading) as model:
+            sizes = options.context
+            if not sizes.context_length:
+                length = min(model.trained_context_length, options.most_context)
+                sizes = replace(sizes, context_length=length)
+            with open_context(model, sizes, self._abort) as context:
+                loaded = Loaded(_describe(model, context, options.name), model.tokenize)
+                self._post([lambda: on_load(loaded)])
+                self._serve(model, context, sizes)
+
+    def _serve(self, model: Model, context: Context, sizes: ContextOptions) -> None:
+        self._model, self._context, self._ubatch = model, context, sizes.ubatch
+        self._memory = model.memory
+        ranged = not self._memory.whole_only
+        self._slots = SlotTable(sizes.sequences, can_truncate=ranged, can_copy=ranged, window=self._memory.window)
+        try:
+            while self._read_mail():
+                self._step()
+                self._flush()
+        finally:
+            for sequence in self._sequences:
+                self._release(sequence)
+            self._sequences.clear()
+            self._flush()
+
+    def _read_mail(self) -> bool:
+        """Take what has come; sleep while there is nothing to compute. False when it is time to end."""
+        wait = not self._sequences
+        while not self._closing:
+            try:
+                mail = self._mailbox.get(block=wait)
+            except queue.Empty:
+                break
+            if mail is not None:
+                self._sequences.append(mail)
+                wait = False
+        for sequence in [sequence for sequence in self._sequences if sequence.cancelled]:
+            self._end(sequence)
+        return not self._closing
+
+    def _step(self) -> None:
+        """One batch: compose, decode, and act on what came of it."""
+        for sequence in self._sequences:
+            if sequence.slot is None and not sequence.preempted:
+                self._place(sequence)
+        # A batch may take seconds: what is known before it starts is told before it starts.
+        self._flush()
+        placed = [sequence for sequence in self._sequences if sequence.slot is not None]
+        take = compose(
+            [sequence.left for sequence in placed],
+            ubatch=self._ubatch,
+            mixed=not self._memory.whole_only,
+            chunk_turn=self._chunk_turn,
+        )
+        self._chunk_turn = not self._chunk_turn
+        owners = [sequence for sequence, count in zip(placed, take, strict=True) if count]
+        spans = [_span(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
+        if not spans:
+            return
+
+        # An abort spoils every sequence of a batch where the memory cannot roll back, so there it may only hit a
+        # batch that is one sequence's own.
+        may_abort = not self._memory.whole_only or len(owners) == 1
+        with self._abort.batch(owners, may_abort=may_abort) as valid:
+            if not valid:
+                return
+            outcome, rows = self._context.decode(spans)
+        match outcome:
+            case Outcome.DONE:
+                for sequence, span, row in zip(owners, spans, rows, strict=True):
+                    self._advance(sequence, len(span.tokens), row)
+            case Outcome.ABORTED:
+                self._roll_back(owners)
+            case Outcome.NO_CELLS:
+                self._make_room()
+            case Outcome.FAILED:
+                for sequence in owners:
+                    self._fail(sequence, EngineError("llama.cpp could not compute a batch"))
+
+    def _place(self, sequence: Sequence) -> None:
+        """Give a sequence its slot, with as much of its prompt as any slot still has."""
+        placement = self._slots.place(sequence.tokens)
+        if placement is None:
+            return
+        slot, keep = placement.slot, placement.keep
+        if placement.source is not None:
+            self._context.copy_prefix(placement.source.id, slot.id, keep)
+        elif keep == 0:
+            self._context.clear(slot.id)
+        elif keep < len(slot.tokens):
+            self._context.truncate(slot.id, keep)
+        if self._context.cells_of(slot.id) != keep:
+            log.warning(
+                "sequence %d holds %d positions, not %d: not reused",
+                slot.id,
+                self._context.cells_of(slot.id),
+                keep,
+            )
+            self._context.clear(slot.id)
+            keep = 0
+        slot.tokens = sequence.tokens[:keep]
+        sequence.slot = slot
+        sequence.computed = sequence.cached = keep
+        sequence.started = time.perf_counter()
+        if sequence.sampler is None:
+            sequence.sampler = Sampler(
+                sequence.request.sampling,
+                vocabulary_size=self._model.vocabulary_size,
+                prompt=sequence.tokens,
+                max_tokens=sequence.request.max_tokens,
+            )
+        self._tell(sequence, sequence.progress)
+
+    def _advance(self, sequence: Sequence, count: int, row: int) -> None:
+        """Book a computed span and sample where it reached the end of what is known."""
+        assert sequence.slot is not None
+        assert sequence.sampler is not None
+        sequence.computed += count
+        if count > 1:
+            sequence.slot.tokens = sequence.tokens[: sequence.computed]
+            sequence.slot.first_position = self._context.first_position(sequence.slot.id)
+        if row < 0:
+            self._tell(sequence, sequence.progress)
+            return
+        token = sequence.sampler.sample(self._context.pointer, row)
+        first = sequence.sampled == 0
+        sequence.sampled += 1
+        if first:
+            self._tell(sequence, sequence.progress)
+        if self._model.ends_generation(token):
+            self._finish(sequence, "stop")
+            return
+        sequence.tokens.append(token)
+        if text := sequence.text.feed(self._model.piece(token)):
+            self._tell(sequence, TextDelta(text, sequence.sampled))
+        if sequence.text.stopped is not None:
+            self._finish(sequence, "stop")
+        elif sequence.sampled >= sequence.request.max_tokens or len(sequence.tokens) >= self._context.length:
+            self._finish(sequence, "length")
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        if rest := sequence.text.finish():
+            self._tell(sequence, TextDelta(rest, sequence.sampled))
+        usage = Usage(
+            len(sequence.request.prompt), min(sequence.cached, len(sequence.request.prompt)), sequence.sampled
+        )
+        self._tell(sequence, Finished("stop" if sequence.text.stopped else reason, usage, sequence.text.stopped))
+        self._end(sequence)
+
+    def _roll_back(self, owners: list[Sequence]) -> None:
+        """After an abort: the batch never happened, except where the memory cannot roll back."""
+        for sequence in owners:
+            assert sequence.slot is not None
+            if self._memory.whole_only:
+                self._context.clear(sequence.slot.id)
+                sequence.computed = 0
+                sequence.slot.tokens = []
+            else:
+                self._context.truncate(sequence.slot.id, sequence.computed)
+
+    def _make_room(self) -> None:
+        """The KV has no cells for the batch: an idle prefix goes first, then the youngest sequence waits."""
+        if (victim := self._slots.give_up()) is not None:
+            self._context.clear(victim.id)
+            return
+        placed = [sequence for sequence in self._sequences if sequence.slot is not None]
+        youngest = placed[-1]
+        if len(placed) == 1:
+            self._fail(youngest, EngineError("the KV cache has no room for this request; try a larger --ctx"))
+            return
+        assert youngest.slot is not None
+        log.info("KV is full: the youngest of %d requests waits and is computed again later", len(placed))
+        self._context.clear(youngest.slot.id)
+        self._slots.release(youngest.slot, [])
+        youngest.slot, youngest.computed, youngest.preempted = None, 0, True
+
+    def _fail(self, sequence: Sequence, error: EngineError) -> None:
+        if sequence.slot is not None:
+            self._context.clear(sequence.slot.id)
+            sequence.computed = 0
+        self._tell(sequence, error)
+        self._end(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        self._sequences.remove(sequence)
+        self._release(sequence)
+        for other in self._sequences:
+            other.preempted = False
+
+    def _release(self, sequence: Sequence) -> None:
+        """Leave the KV as a prefix for others and tell the request's nursery that nothing works for it."""
+        if sequence.sampler is not None:
+            sequence.sampler.close()
+        if (slot := sequence.slot) is not None:
+            first = self._context.first_position(slot.id)
+            self._slots.release(slot, sequence.tokens[: sequence.computed], first_position=first)
+            sequence.slot = None
+        self._tell(sequence, Released())
+
+    def _tell(self, sequence: Sequence, update: Update) -> None:
+        self._outbox.append(lambda: sequence.listener(update))
+
+    def _flush(self) -> None:
+        if self._outbox:
+            self._post(self._outbox)
+            self._outbox = []
+
+
+def _span(sequence: Sequence, count: int) -> Span:
+    assert sequence.slot is not None
+    end = sequence.computed + count
+    return Span(
+        sequence_id=sequence.slot.id,
+        position=sequence.computed,
+        tokens=sequence.tokens[sequence.computed : end],
+        wants_logits=end == len(sequence.tokens),
+    )
+
+
+def _describe(model: Model, context: Context, name: str) -> ModelInfo:
+    return ModelInfo(
+        name=name,
+        description=model.description,
+        context_length=context.length,
+        trained_context_length=model.trained_context_length,
+        chat_template=model.chat_template,
+        bos_token=model.bos_token,
+        eos_token=model.eos_token,
+        sampling=model.sampling,
+        parameters=model.parameters,
+        size_bytes=model.size_bytes,
+    )

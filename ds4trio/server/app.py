@@ -1,0 +1,71 @@
+"""The application: Quart-Trio with this server's connection class, limits, errors and endpoints."""
+
+import logging
+import secrets
+
+from quart import Response, g
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from ds4trio.api.errors import ApiError
+from ds4trio.config import Settings, load_settings
+from ds4trio.engine import Engine
+from ds4trio.server.connection import LifelineConnection
+from ds4trio.server.errors import api_error, error_response
+from ds4trio.server.host import EngineHost
+from ds4trio.server.routes import add_routes
+
+__all__ = ["App", "build_app"]
+
+log = logging.getLogger("ds4trio")
+
+
+class App(QuartTrio):
+    """A QuartTrio that owns an `EngineHost` for the length of its lifespan."""
+
+    asgi_http_class = LifelineConnection
+
+    def __init__(self, settings: Settings, host: EngineHost) -> None:
+        super().__init__("ds4trio", static_folder=None)
+        self.settings = settings
+        self.host = host
+        self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+        self.config["BODY_TIMEOUT"] = settings.body_timeout
+        # The engine's task ends when it is told to, not after a grace that would pass in any case.
+        self.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
+
+
+def build_app(settings: Settings | None = None, *, engine: Engine | None = None) -> App:
+    """Build the application. ``engine`` is for tests that bring their own. Raises `ConfigError`."""
+    settings = load_settings() if settings is None else settings
+    app = App(settings, EngineHost(settings, engine))
+
+    @app.before_serving
+    async def open_engine() -> None:
+        # The port is open from here on; requests get a 503 until the model is there.
+        app.nursery.start_soon(app.host.run)
+
+    @app.before_request
+    async def name_request() -> None:
+        g.request_id = f"req_{secrets.token_hex(12)}"
+
+    @app.after_request
+    async def tell_name(response: Response) -> Response:
+        response.headers["x-request-id"] = g.request_id
+        return response
+
+    @app.errorhandler(ApiError)
+    async def refused(error: ApiError) -> Response:
+        return error_response(error)
+
+    @app.errorhandler(HTTPException)
+    async def http_error(error: HTTPException) -> Response:
+        return error_response(api_error(error))
+
+    @app.errorhandler(Exception)
+    async def broke_down(error: Exception) -> Response:
+        log.exception("a request broke down")
+        return error_response(api_error(error))
+
+    add_routes(app, app.host, settings)
+    return app

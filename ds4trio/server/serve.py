@@ -1,0 +1,115 @@
+"""``ds4trio serve``: own sockets, Hypercorn on Trio, and a shutdown that tells every client.
+
+The listening socket carries TCP options that accepted sockets inherit: with ``TCP_USER_TIMEOUT`` the kernel itself
+breaks a peer that vanished without a word or never reads (3 s set, broken after 3.5 s).
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+
+import hypercorn.trio
+import trio
+from hypercorn.config import Config
+
+from ds4trio.config import ConfigError, Settings
+from ds4trio.server.app import App, build_app
+
+__all__ = ["listen", "serve"]
+
+log = logging.getLogger("ds4trio")
+
+# Hypercorn's default of 100 makes 1,000 simultaneous connects take 9 s.
+BACKLOG = 2048
+IDLE_CONNECTION_SECONDS = 75
+# Of the shutdown grace, what is kept for farewells and for closing the engine.
+FAREWELL_SHARE = 0.3
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Open the listening socket. Not a checkpoint. Raises `ConfigError` where that cannot be done."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise ConfigError(f"host = {settings.host!r}: {error.strerror}; give an address of this machine") from None
+    listener = socket.socket(family, kind)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * settings.stall_timeout))
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        # Finds a vanished peer while nothing is sent to it: while a document is computed, or with no heartbeat.
+        idle = max(1, int(settings.stall_timeout / 2))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
+    try:
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"cannot listen on {settings.host} port {settings.port}: {os.strerror(error.errno or 0)}; "
+            "choose another with --port or --host"
+        ) from None
+    return listener
+
+
+async def serve(settings: Settings, *, on_ready: Callable[[str, App], None] = lambda _url, _app: None) -> int:
+    """Run a server until SIGTERM or SIGINT; returns the exit status.
+
+    A checkpoint. ``on_ready`` gets the URL and the app when the model is loaded. A second signal ends everything at
+    once. Raises `ConfigError` before anything is opened.
+    """
+    app = build_app(settings)
+    with listen(settings) as listener:
+        host, port = listener.getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        stop = trio.Event()
+
+        async def report() -> None:
+            await app.host.settled.wait()
+            if app.host.state == "failed":
+                stop.set()
+            else:
+                on_ready(url, app)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch_signals, app, stop, nursery.cancel_scope, settings.shutdown_grace)
+            nursery.start_soon(report)
+            await hypercorn.trio.serve(
+                app,
+                _hypercorn_config(listener, settings),
+                shutdown_trigger=stop.wait,
+            )
+            nursery.cancel_scope.cancel()
+    return 1 if app.host.state == "failed" else 0
+
+
+async def _watch_signals(app: App, stop: trio.Event, everything: trio.CancelScope, grace: float) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            if stop.is_set():
+                everything.cancel()
+                continue
+            log.info("%s: stopping within %g s", signal.Signals(number).name, grace)
+            app.host.drain()
+            stop.set()
+
+
+def _hypercorn_config(listener: socket.socket, settings: Settings) -> Config:
+    config = Config()
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = IDLE_CONNECTION_SECONDS
+    config.graceful_timeout = settings.shutdown_grace * (1 - FAREWELL_SHARE)
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = logging.getLogger("ds4trio.hypercorn")
+    with contextlib.suppress(AttributeError):
+        config.errorlog.setLevel(logging.WARNING)
+    return config
