@@ -23,7 +23,7 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WORDS = ("This is the simulated engine.", "It has no model,", "keeps its rates", "and never changes its text.")
+WORDS = ("Simulated", "answers", "have", "a", "fixed", "rate", "and", "always", "the", "same", "words.")
 ANSWER_TOKENS = 64
 
 

@@ -184,9 +184,11 @@ class Lifeline(ResponseBody):
             await trio.sleep_until(last + self._times.heartbeat_interval)
             if self._ended.is_set():
                 return
-            if self._written_at == last:
-                # While the client is behind with what it has, another beat would tell it nothing.
-                self._write(b"" if self._outbox else self._answer.beat(self.progress))
+            if self._outbox:
+                # The client is behind with what it has: another beat would tell it nothing.
+                self._written_at = trio.current_time()
+            elif self._written_at == last:
+                self._write(self._answer.beat(self.progress))
 
     def _commit(self, first: bytes) -> None:
         """From here on the status is 200, and silence is broken."""
@@ -217,9 +219,10 @@ class Lifeline(ResponseBody):
     def _end(self, data: bytes) -> None:
         self._ended.set()
         self._write(data)
+        self._wake.set()
 
     def _write(self, data: bytes) -> None:
-        self._written_at = trio.current_time()
         if data:
+            self._written_at = trio.current_time()
             self._outbox.append(data)
-        self._wake.set()
+            self._wake.set()

@@ -32,7 +32,7 @@ def add_routes(app: QuartTrio, host: EngineHost, settings: Settings) -> None:
     async def chat() -> Response:
         if request.mimetype != "application/json":
             raise UnsupportedMediaTypeError(request.mimetype)
-        task = chat_completions.parse(await request.get_data(as_text=False))
+        task = chat_completions.parse(await request.get_data(cache=False, as_text=False, parse_form_data=False))
         host.check_model(task.model)
         engine, template = host.engine(), host.template()
         prompt = await engine.tokenize(lambda: template.render(task.messages))

@@ -1,0 +1,106 @@
+"""One request to an ASGI application in memory, with the time of everything that it sends.
+
+No socket and no thread, so it works under ``trio.testing.MockClock``.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import trio
+from quart_trio import QuartTrio
+
+from ds4trio.testing.clients import Arrival
+
+__all__ = ["AsgiCall", "call_asgi"]
+
+
+class AsgiCall:
+    """What came of a request so far. Times are seconds since the request was made."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.started_at: float | None = None
+        self.arrivals: list[Arrival] = []
+        self.ended = trio.Event()
+        self.reading = trio.Event()
+        self.reading.set()
+        """Clear it (with a new event) and the client takes no further bytes."""
+        self._began = trio.current_time()
+        self._news = trio.Event()
+        self._incoming_send, self._incoming = trio.open_memory_channel[dict[str, Any]](10)
+
+    @property
+    def body(self) -> bytes:
+        """All bytes so far."""
+        return b"".join(arrival.data for arrival in self.arrivals)
+
+    def leave(self) -> None:
+        """Hang up. Not a checkpoint."""
+        self._incoming_send.send_nowait({"type": "http.disconnect"})
+
+    async def wait_for(self, text: bytes) -> None:
+        """Wait until ``text`` has arrived; a checkpoint. Ends with the answer in any case."""
+        while text not in self.body and not self.ended.is_set():
+            self._news = trio.Event()
+            await self._news.wait()
+
+    async def _receive(self) -> dict[str, Any]:
+        return await self._incoming.receive()
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
+        now = trio.current_time() - self._began
+        if message["type"] == "http.response.start":
+            self.status, self.started_at = message["status"], now
+            self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+        elif message["type"] == "http.response.body":
+            await self.reading.wait()
+            if data := message.get("body", b""):
+                self.arrivals.append(Arrival(now, data))
+            if not message.get("more_body", False):
+                self.ended.set()
+        self._news.set()
+
+
+@asynccontextmanager
+async def call_asgi(
+    app: QuartTrio,
+    body: bytes | dict[str, Any] = b"",
+    *,
+    method: str = "POST",
+    path: str = "/v1/chat/completions",
+    content_type: str = "application/json",
+) -> AsyncGenerator[AsgiCall, None]:
+    """Make a request; the block may watch it, leave it, or wait for its end. Leaving the block hangs up."""
+    call = AsgiCall()
+    data = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    call._incoming_send.send_nowait({"type": "http.request", "body": data, "more_body": False})
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "headers": [(b"host", b"test"), (b"content-type", content_type.encode())],
+        "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 2),
+        "extensions": {},
+    }
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            await app(scope, call._receive, call._send)  # type: ignore[arg-type]  # hypercorn's TypedDicts
+            call.ended.set()
+            call._news.set()
+
+        nursery.start_soon(run)
+        yield call
+        if not call.ended.is_set():
+            call.leave()
