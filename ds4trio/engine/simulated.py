@@ -36,6 +36,7 @@ class SimulatedEngine:
 
     Rates are tokens per second; ``chunk`` is the number of prompt tokens per step; ``chunk_seconds`` may say how long
     a step takes instead: it gets the index of the chunk within its prompt and the seconds that the rate gives.
+    An answer has ``answer_tokens`` unless the request wants fewer.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class SimulatedEngine:
         decode_tps: float = 20.0,
         chunk: int = 512,
         chunk_seconds: Callable[[int, float], float] = lambda _, seconds: seconds,
+        answer_tokens: int = ANSWER_TOKENS,
     ) -> None:
         self._admission = Admission(parallel=parallel, max_queue=max_queue)
         self._slots = SlotTable(parallel)
@@ -56,6 +58,7 @@ class SimulatedEngine:
         self._decode_tps = decode_tps
         self._chunk = chunk
         self._chunk_seconds = chunk_seconds
+        self._answer_tokens = answer_tokens
         self._info = ModelInfo(
             name="simulated",
             description="no model: fixed rates, deterministic text",
@@ -170,7 +173,7 @@ class SimulatedGeneration:
         text = StopFilter(self._request.stop)
         room = self._engine.info.context_length - len(self._prompt)
         limit = min(self._request.max_tokens, room)
-        wanted = min(limit, ANSWER_TOKENS)
+        wanted = min(limit, self._engine._answer_tokens)
         sampled = 0
         while sampled < wanted and text.stopped is None:
             await trio.sleep(1 / self._engine._decode_tps)
@@ -181,7 +184,7 @@ class SimulatedGeneration:
                 yield TextDelta(delta, sampled)
         if rest := text.finish():
             yield TextDelta(rest, sampled)
-        cut_short = text.stopped is None and limit < ANSWER_TOKENS
+        cut_short = text.stopped is None and limit < self._engine._answer_tokens
         usage = Usage(len(self._prompt), self._progress.cached_tokens, sampled)
         yield Finished("length" if cut_short else "stop", usage, text.stopped)
 

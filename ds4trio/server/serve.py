@@ -18,7 +18,7 @@ from hypercorn.config import Config
 from ds4trio.config import ConfigError, Settings
 from ds4trio.server.app import App, build_app
 
-__all__ = ["listen", "serve"]
+__all__ = ["hypercorn_config", "listen", "serve"]
 
 log = logging.getLogger("ds4trio")
 
@@ -83,7 +83,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str, App], None] = la
             nursery.start_soon(report)
             await hypercorn.trio.serve(
                 app,
-                _hypercorn_config(listener, settings),
+                hypercorn_config(listener, settings),
                 shutdown_trigger=stop.wait,
             )
             nursery.cancel_scope.cancel()
@@ -101,7 +101,8 @@ async def _watch_signals(app: App, stop: trio.Event, everything: trio.CancelScop
             stop.set()
 
 
-def _hypercorn_config(listener: socket.socket, settings: Settings) -> Config:
+def hypercorn_config(listener: socket.socket, settings: Settings) -> Config:
+    """Hypercorn's settings for an open, bound ``listener``, which stays the caller's."""
     config = Config()
     config.bind = [f"fd://{os.dup(listener.fileno())}"]
     config.backlog = BACKLOG

@@ -5,6 +5,7 @@ import struct
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import h11
@@ -47,7 +48,7 @@ class StreamClient:
     def longest_silence(self) -> float:
         """Seconds of the longest gap: before the first byte, or between two arrivals."""
         times = [0.0, *(arrival.at for arrival in self.arrivals)]
-        return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=0.0)
+        return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
     @property
     def times_of_beats(self) -> list[float]:

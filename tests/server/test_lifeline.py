@@ -1,4 +1,4 @@
-"""The lifeline under virtual time: a whole long prefill takes milliseconds here, and every beat has its exact second."""
+"""The lifeline under virtual time: a long prefill takes milliseconds here, and every beat has its exact second."""
 
 import json
 from collections.abc import AsyncGenerator, Callable

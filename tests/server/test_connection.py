@@ -1,0 +1,209 @@
+"""Hypercorn on real sockets with the simulated engine: connections that end, stall, reset and speak HTTP/2."""
+
+import json
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import h2.connection
+import httpx2
+import hypercorn.trio
+import pytest
+import trio
+
+from ds4trio.config import Settings
+from ds4trio.engine.simulated import SimulatedEngine
+from ds4trio.server.app import build_app
+from ds4trio.server.serve import hypercorn_config, listen
+from ds4trio.testing import chat_body, open_client
+
+
+@dataclass
+class Serving:
+    port: int
+    stop: trio.Event
+    stopped: trio.Event
+
+
+@asynccontextmanager
+async def serving(
+    engine: SimulatedEngine, *, keep_alive_timeout: float = 75, **settings: Any
+) -> AsyncGenerator[Serving, None]:
+    """The app behind Hypercorn on a free port."""
+    values = Settings(engine="simulated", port=0, **settings)
+    app = build_app(values, engine=engine)
+    stop, stopped = trio.Event(), trio.Event()
+    with listen(values) as listener:
+        config = hypercorn_config(listener, values)
+        config.keep_alive_timeout = keep_alive_timeout
+        async with trio.open_nursery() as nursery:
+
+            async def run(task_status: trio.TaskStatus[list[str]]) -> None:
+                await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait, task_status=task_status)
+                stopped.set()
+
+            await nursery.start(run)
+            yield Serving(listener.getsockname()[1], stop, stopped)
+            stop.set()
+
+
+def fast(**options: Any) -> SimulatedEngine:
+    return SimulatedEngine(**{"prefill_tps": 1e6, "decode_tps": 1e4, **options})
+
+
+async def wait_for_running(engine: SimulatedEngine, count: int) -> None:
+    """Poll: a client has no event to wait for that says what the server has noticed."""
+    with trio.fail_after(5):
+        while engine.running != count or engine.waiting:  # noqa: ASYNC110
+            await trio.sleep(0.005)
+
+
+async def read_to_end(stream: trio.SocketStream) -> bytes:
+    data = b""
+    async for piece in stream:
+        data += piece
+    return data
+
+
+REQUEST = json.dumps(chat_body("hi", max_tokens=2)).encode()
+
+
+def raw_request(connection: str) -> bytes:
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"connection: %s\r\ncontent-length: %d\r\n\r\n%s" % (connection.encode(), len(REQUEST), REQUEST)
+    )
+
+
+async def test_connection_close_is_honoured() -> None:
+    # quart-trio 0.12 cancels a finished request from inside Hypercorn's closing, which then never closes.
+    async with serving(fast()) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            await stream.send_all(raw_request("close"))
+            with trio.fail_after(3):
+                data = await read_to_end(stream)
+    assert b"[DONE]" in data
+
+
+async def test_idle_keep_alive_connection_is_closed_and_an_active_one_is_reused() -> None:
+    async with serving(fast(), keep_alive_timeout=0.3) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            for _ in range(2):
+                await stream.send_all(raw_request("keep-alive"))
+                data = b""
+                while not data.endswith(b"0\r\n\r\n"):
+                    data += await stream.receive_some(65536)
+            with trio.fail_after(3):
+                assert await read_to_end(stream) == b""
+
+
+@pytest.mark.parametrize("way", ["close", "reset", "half_close"])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_leaving_in_any_way_frees_the_engine(way: str, stream: bool) -> None:
+    engine = SimulatedEngine(prefill_tps=1)
+    async with serving(engine) as server:
+        async with open_client(server.port, chat_body("a long prompt", stream=stream)) as client:
+            await wait_for_running(engine, 1)
+            if way == "reset":
+                client.reset()
+            elif way == "half_close":
+                await client.half_close()
+            if way != "close":
+                await wait_for_running(engine, 0)
+        await wait_for_running(engine, 0)
+
+
+@pytest.mark.parametrize("user_timeout", [True, False])
+async def test_client_that_stops_reading_is_freed_and_others_are_unharmed(
+    user_timeout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the kernel's own timer, and without it, as under plain Hypercorn."""
+    if not user_timeout:
+        monkeypatch.delattr(socket, "TCP_USER_TIMEOUT")
+    engine = SimulatedEngine(prefill_tps=1e6, decode_tps=1e5, answer_tokens=10**7)
+    async with serving(engine, stall_timeout=1.0) as server:
+        async with open_client(server.port, chat_body("hi"), receive_buffer=4096) as stuck:
+            await stuck.read()
+            with trio.fail_after(10):
+                while engine.running:
+                    async with open_client(server.port, chat_body("hello", max_tokens=3)) as other:
+                        assert b"[DONE]" in await other.read_all()
+                    await trio.sleep(0.05)
+        await wait_for_running(engine, 0)
+
+
+async def test_server_stops_in_its_grace_although_a_client_does_not_read() -> None:
+    engine = SimulatedEngine(prefill_tps=1e6, decode_tps=1e5, answer_tokens=10**7)
+    async with (
+        serving(engine, shutdown_grace=1.0) as server,
+        open_client(server.port, chat_body("hi"), receive_buffer=4096) as stuck,
+    ):
+        await stuck.read()
+        server.stop.set()
+        with trio.fail_after(3):
+            await server.stopped.wait()
+
+
+async def test_http_2_streams() -> None:
+    async with (
+        serving(fast()) as server,
+        httpx2.AsyncClient(http1=False, http2=True, base_url=f"http://127.0.0.1:{server.port}") as client,
+    ):
+        answer = await client.post("/v1/chat/completions", json=chat_body("hi"))
+        health = await client.get("/health")
+    assert answer.http_version == health.http_version == "HTTP/2"
+    assert answer.content.endswith(b"data: [DONE]\n\n")
+    assert health.json() == {"status": "ok", "running": 0, "waiting": 0}
+
+
+async def test_http_2_reset_of_one_stream_frees_the_engine() -> None:
+    engine = SimulatedEngine(prefill_tps=1)
+    body = json.dumps(chat_body("a long prompt")).encode()
+    async with serving(engine) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            connection = h2.connection.H2Connection()
+            connection.initiate_connection()
+            connection.send_headers(
+                1,
+                [
+                    (":method", "POST"),
+                    (":path", "/v1/chat/completions"),
+                    (":scheme", "http"),
+                    (":authority", "x"),
+                    ("content-type", "application/json"),
+                ],
+            )
+            connection.send_data(1, body, end_stream=True)
+            await stream.send_all(connection.data_to_send())
+            received = b""
+            while b"assistant" not in received:
+                received += await stream.receive_some(65536)
+            assert engine.running == 1
+            connection.reset_stream(1)
+            await stream.send_all(connection.data_to_send())
+            await wait_for_running(engine, 0)
+
+
+async def test_body_over_the_limit_is_a_413() -> None:
+    async with (
+        serving(fast(), max_body_bytes=2048) as server,
+        open_client(server.port, chat_body("x" * 4096)) as client,
+    ):
+        await client.read_all()
+    assert client.status == 413
+    assert json.loads(client.body)["error"]["type"] == "invalid_request_error"
+
+
+async def test_body_that_does_not_arrive_is_a_408() -> None:
+    async with serving(fast(), body_timeout=0.2) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream:
+            await stream.send_all(raw_request("close")[:-5])
+            with trio.fail_after(3):
+                data = await stream.receive_some(65536)
+    assert data.startswith(b"HTTP/1.1 408")
