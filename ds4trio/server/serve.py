@@ -24,7 +24,9 @@ log = logging.getLogger("ds4trio")
 
 # Hypercorn's default of 100 makes 1,000 simultaneous connects take 9 s.
 BACKLOG = 2048
-IDLE_CONNECTION_SECONDS = 75
+# Long enough for clients that pool connections. Not longer, since Hypercorn keeps a connection that its client has
+# closed while idle until this time has passed (0.18: the idle task outlives the end of the input).
+IDLE_CONNECTION_SECONDS = 15
 # Of the shutdown grace, what is kept for farewells and for closing the engine.
 FAREWELL_SHARE = 0.3
 
@@ -50,6 +52,8 @@ def listen(settings: Settings) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
     try:
         listener.bind(address)
+        # From here on a client that connects waits instead of being refused.
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(
@@ -70,6 +74,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str, App], None] = la
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         stop = trio.Event()
+        log.info("listening on %s, loading %s", url, app.host.names[0])
 
         async def report() -> None:
             await app.host.settled.wait()

@@ -6,11 +6,14 @@ import random
 import re
 import signal
 import sys
+from contextlib import suppress
 
+import h11
 import httpx2
 import openai
 import pytest
 import trio
+from openai.types.chat import ChatCompletionUserMessageParam
 
 from ds4trio.testing import ServerProcess, chat_body, open_client, run_server
 
@@ -32,8 +35,13 @@ async def health(server: ServerProcess) -> dict[str, object]:
 
 
 async def wait_until_idle(server: ServerProcess) -> None:
-    with trio.fail_after(10):
-        while await health(server) != {"status": "ok", "running": 0, "waiting": 0}:
+    await wait_for_running(server, 0)
+
+
+async def wait_for_running(server: ServerProcess, count: int) -> None:
+    """Poll: the server has no event that a client could wait for."""
+    with trio.fail_after(20):
+        while await health(server) != {"status": "ok", "running": count, "waiting": 0}:  # noqa: ASYNC110
             await trio.sleep(0.02)
 
 
@@ -85,7 +93,7 @@ async def test_500_rude_clients_leak_nothing(server: ServerProcess) -> None:
                 client.reset()
             elif way == "half_close":
                 await client.half_close()
-                with trio.move_on_after(0.05):
+                with trio.move_on_after(0.05), suppress(h11.RemoteProtocolError):
                     await client.read_all()
 
     async def cycles(count: int) -> None:
@@ -114,9 +122,9 @@ async def test_500_rude_clients_leak_nothing(server: ServerProcess) -> None:
             return str(json.loads(await client.read_all())["choices"][0]["message"]["content"])
 
     async def settled() -> tuple[int, int]:
-        """Descriptors and threads, once Trio's idle threads (10 s) are gone."""
+        """Descriptors and threads, once Trio's idle threads (10 s) and idle connections (15 s) are gone."""
         await wait_until_idle(server)
-        await trio.sleep(11)
+        await trio.sleep(16)
         return server.open_descriptors(), server.threads()
 
     before_answer = await answer()
@@ -130,9 +138,7 @@ async def test_500_rude_clients_leak_nothing(server: ServerProcess) -> None:
     async with trio.open_nursery() as nursery:
         for number in range(4):
             nursery.start_soon(hold, server, f"{number} " + fresh_prompt(400))
-        with trio.fail_after(20):
-            while (await health(server))["running"] != 4:
-                await trio.sleep(0.01)
+        await wait_for_running(server, 4)
     assert "Traceback" not in server.log_text
 
 
@@ -144,21 +150,21 @@ async def hold(server: ServerProcess, prompt: str) -> None:
 async def test_openai_sdk_streams_and_does_not(server: ServerProcess) -> None:
     async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none") as client:
         (model,) = [model.id async for model in client.models.list()]
-        question = {"role": "user", "content": "Name three fruits."}
+        question: ChatCompletionUserMessageParam = {"role": "user", "content": "Name three fruits."}
         whole = await client.chat.completions.create(
             model=model,
-            messages=[question],  # type: ignore[list-item]  # the SDK's TypedDicts
+            messages=[question],
             temperature=0,
             max_tokens=16,
         )
         assert whole.choices[0].message.content
         assert whole.usage is not None
-        assert whole.usage.completion_tokens == 16
+        assert 1 <= whole.usage.completion_tokens <= 16
 
         async def stream() -> str:
             chunks = await client.chat.completions.create(
                 model=model,
-                messages=[question],  # type: ignore[list-item]
+                messages=[question],
                 temperature=0,
                 max_tokens=16,
                 stream=True,
@@ -184,7 +190,7 @@ async def test_openai_sdk_streams_and_does_not(server: ServerProcess) -> None:
         assert all(texts)
 
         with pytest.raises(openai.NotFoundError, match="does not exist; this server has"):
-            await client.chat.completions.create(model="gpt-9", messages=[question])  # type: ignore[list-item]
+            await client.chat.completions.create(model="gpt-9", messages=[question])
         with pytest.raises(openai.BadRequestError) as refused:
             await client.chat.completions.create(model=model, messages=[{"role": "user", "content": "a " * 20_000}])
         assert refused.value.code == "context_length_exceeded"
@@ -195,15 +201,15 @@ async def test_shutdown_tells_every_stream_and_exits_in_its_grace(signal_number:
     async with (
         run_server("--shutdown-grace", "2", "--parallel", "1") as server,
         open_client(server.port, chat_body(fresh_prompt(2500))) as running,
-        open_client(server.port, chat_body("Hello!")) as queued,
     ):
         await running.read()
-        await queued.read()
-        os.kill(server.pid, signal_number)
-        with trio.fail_after(2.5):
-            await queued.read_all()
-            await running.read_all()
-            await server.process.wait()
+        async with open_client(server.port, chat_body("Hello!")) as queued:
+            await queued.read()
+            os.kill(server.pid, signal_number)
+            with trio.fail_after(2.5):
+                await queued.read_all()
+                await running.read_all()
+                await server.process.wait()
     for client in (running, queued):
         assert b"the server is shutting down" in client.body
         assert client.body.endswith(b"data: [DONE]\n\n")
@@ -215,9 +221,7 @@ async def test_plain_hypercorn_serves_and_says_goodbye() -> None:
     command = [sys.executable, "-m", "hypercorn", "-k", "trio", "-b", "127.0.0.1:0", "ds4trio.asgi:app"]
     ready = re.compile(r"Running on http://127\.0\.0\.1:(\d+)")
     async with run_server(command=command, ready=ready, environment={"DS4TRIO_PARALLEL": "2"}) as server:
-        with trio.fail_after(30):
-            while (await health(server))["status"] != "ok":
-                await trio.sleep(0.05)
+        await wait_until_idle(server)
         async with open_client(server.port, chat_body("Hello!", max_tokens=4)) as client:
             assert b"[DONE]" in await client.read_all()
         async with open_client(server.port, chat_body(fresh_prompt(2500))) as client:

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ds4trio.engine.text import StopFilter
@@ -68,6 +68,7 @@ def test_the_text_ends_before_the_first_stop_string_wherever_the_cuts_are(
 
 
 @given(pieces=cut(texts.map(str.encode)), stops=stop_strings)
+@example(pieces=[b"abc", b"d"], stops=["bcd", "c"])
 def test_cuts_do_not_change_the_text_where_stop_strings_contain_each_other(
     pieces: list[bytes], stops: list[str]
 ) -> None:
