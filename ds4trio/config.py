@@ -21,6 +21,7 @@ __all__ = ["ConfigError", "Settings", "demo_model", "field_names", "load_setting
 
 ENVIRONMENT_PREFIX = "DS4TRIO_"
 CONFIG_FILE_VARIABLE = "DS4TRIO_CONFIG"
+DAY = 86_400
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
@@ -67,29 +68,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "f16"
     )
 
-    prefill_tps: Annotated[float, Meta(gt=0, description="simulated engine: prompt tokens per second")] = 270.0
-    decode_tps: Annotated[float, Meta(gt=0, description="simulated engine: answer tokens per second")] = 20.0
+    prefill_tps: Annotated[float, Meta(gt=0, le=1e9, description="simulated engine: prompt tokens per second")] = 270.0
+    decode_tps: Annotated[float, Meta(gt=0, le=1e9, description="simulated engine: answer tokens per second")] = 20.0
 
     heartbeat_interval: Annotated[
-        float, Meta(ge=0, description="longest silence on a running stream, seconds; 0: no heartbeat")
+        float, Meta(ge=0, le=DAY, description="longest silence on a running stream, seconds; 0: no heartbeat")
     ] = 5.0
     json_grace: Annotated[
         float,
         Meta(
             ge=0,
+            le=DAY,
             description="non-streaming: seconds until 200 and white space keep the connection alive; 0: never",
         ),
     ] = 15.0
     stall_timeout: Annotated[
         float,
-        Meta(gt=0, description="seconds that a client may take no bytes before its request is cancelled"),
+        Meta(ge=0.1, le=DAY, description="seconds that a client may take no bytes before its request is cancelled"),
     ] = 60.0
     shutdown_grace: Annotated[
         float,
-        Meta(ge=0.5, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
+        Meta(ge=0.5, le=DAY, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
     ] = 5.0
     max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body")] = 64 * 1024 * 1024
-    body_timeout: Annotated[float, Meta(gt=0, description="seconds that a request body may take to arrive")] = 60.0
+    body_timeout: Annotated[float, Meta(gt=0, le=DAY, description="seconds that a request body may take to arrive")] = (
+        60.0
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level logged")] = "info"
 
 
@@ -183,12 +187,26 @@ def _description(name: str) -> str:
 
 
 def _check_together(settings: Settings) -> None:
-    if settings.engine == "llama" and settings.model and not Path(settings.model).is_file():
+    if settings.engine == "llama" and settings.model and not _is_file(settings.model):
         raise ConfigError(f"model = {settings.model!r}: no such file; give the path of a GGUF file")
-    if settings.chat_template and not Path(settings.chat_template).is_file():
-        raise ConfigError(f"chat_template = {settings.chat_template!r}: no such file")
+    if settings.chat_template and not _is_file(settings.chat_template):
+        raise ConfigError(
+            f"chat_template = {settings.chat_template!r}: no such file; give the path of a Jinja template"
+        )
+    if settings.batch < 2 * settings.parallel:
+        raise ConfigError(
+            f"batch = {settings.batch} is too small for parallel = {settings.parallel}: give at least two tokens of a "
+            f"step to each request, so batch = {2 * settings.parallel} or more"
+        )
     if settings.cache_type_v != "f16" and settings.flash_attn == "off":
         raise ConfigError(f"cache_type_v = {settings.cache_type_v!r} needs flash attention; leave flash_attn at 'auto'")
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False
 
 
 _ANNOTATIONS: Mapping[str, Any] = get_type_hints(Settings, include_extras=True)

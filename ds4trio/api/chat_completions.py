@@ -5,6 +5,7 @@ with the path of the offending part; unknown members are accepted and ignored, s
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from ds4trio.engine import Finished, Progress, Sampling, TextDelta, Usage
 __all__ = ["ChatDocument", "ChatStream", "ChatTask", "error_body", "parse"]
 
 MOST_STOPS = 16
+TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 class ContentPart(Struct):
@@ -122,10 +124,10 @@ def _decode(body: bytes) -> ChatRequest:
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at ")
-        path = path.strip("`")
+        message, _, path = str(error).rpartition(" - at `$")
+        path = f"${path.rstrip('`')}" if message else ""
         where = f" at {path}" if path else ""
-        raise InvalidRequestError(f"{message}{where}", code="invalid_type", param=path or None) from None
+        raise InvalidRequestError(f"{message or error}{where}", code="invalid_type", param=path or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"the body is not JSON: {error}", code="invalid_json") from None
     except RecursionError:
@@ -183,14 +185,14 @@ def _text(path: str, content: str | list[ContentPart] | None) -> str:
 
 
 def _logit_bias(biases: dict[str, float]) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in biases.items()}
-    except ValueError as error:
-        raise InvalidRequestError(
-            f"logit_bias: the keys are token ids in decimal ({error})",
-            code="invalid_value",
-            param="logit_bias",
-        ) from None
+    for token in biases:
+        if not TOKEN_ID.fullmatch(token):
+            raise InvalidRequestError(
+                f"logit_bias: the keys are token ids in decimal, not {token[:20]!r}",
+                code="invalid_value",
+                param="logit_bias",
+            )
+    return {int(token): bias for token, bias in biases.items()}
 
 
 def error_body(error: ApiError) -> dict[str, Any]:

@@ -50,31 +50,37 @@ class Placement:
 class SlotTable:
     """All slots of a context.
 
-    ``can_truncate``: the memory can drop a suffix of a sequence (full attention, sliding window). ``can_copy``: it
-    can copy a part of a sequence. Without them a slot's tokens are reused only whole. ``window`` is the size of the
-    attention window in tokens, 0 for none: a sequence can only be cut where the window before the cut is still there.
+    ``whole_only``: the memory can neither drop a suffix of a sequence nor copy a part of it, so a slot's tokens are
+    reused whole and in place, or not at all. ``window`` is the size of the attention window in tokens, 0 for none: a
+    sequence can only be cut where the window before the cut is still there.
     """
 
-    def __init__(self, count: int, *, can_truncate: bool = True, can_copy: bool = True, window: int = 0) -> None:
+    def __init__(self, count: int, *, whole_only: bool = False, window: int = 0) -> None:
         self.slots = [Slot(index) for index in range(count)]
-        self._can_truncate = can_truncate
-        self._can_copy = can_copy
+        self._whole_only = whole_only
         self._window = window
         self._uses = 0
 
     def place(self, prompt: list[int]) -> Placement | None:
         """Choose and take a slot for ``prompt``, or None where all are busy.
 
-        At least the last token of the prompt is always left to compute, since its logits are needed.
+        At least the last token of the prompt is always left to compute, since its logits are needed. The slot's
+        tokens are set to what it keeps.
         """
         free = [slot for slot in self.slots if not slot.busy]
         if not free:
             return None
-        sources = self.slots if self._can_copy else free
+        sources = free if self._whole_only else self.slots
         source = max(sources, key=lambda slot: (self._reusable(slot, prompt), not slot.busy, slot.last_used))
         keep = self._reusable(source, prompt)
-        target = min(free, key=lambda slot: (self._loss(slot, prompt, source, keep), slot.last_used))
+        if self._whole_only and keep:
+            target = source
+        else:
+            target = min(
+                free, key=lambda slot: (self._loss(slot, prompt), not keep or slot is not source, slot.last_used)
+            )
         target.busy = True
+        target.tokens = prompt[:keep]
         return Placement(slot=target, source=source if keep and source is not target else None, keep=keep)
 
     def release(self, slot: Slot, tokens: list[int], *, first_position: int = 0) -> None:
@@ -96,16 +102,13 @@ class SlotTable:
 
     def _reusable(self, slot: Slot, prompt: list[int]) -> int:
         keep = min(common_prefix(slot.tokens, prompt), len(prompt) - 1)
-        if keep == len(slot.tokens):
-            return keep if not slot.busy or self._can_truncate else 0
-        if not self._can_truncate:
+        if keep == len(slot.tokens) and not slot.busy:
+            return keep
+        if self._whole_only:
             return 0
         return keep if slot.first_position <= max(0, keep - self._window) else 0
 
-    def _loss(self, slot: Slot, prompt: list[int], source: Slot, keep: int) -> int:
-        """Tokens that would have to be computed again, some day, if ``slot`` were taken."""
-        if slot is source:
-            return len(slot.tokens) - keep
-        if not self._can_copy:
-            return len(slot.tokens) + keep
-        return len(slot.tokens)
+    def _loss(self, slot: Slot, prompt: list[int]) -> int:
+        """Tokens that would be nowhere any more, neither in another slot nor in the prompt's own, without ``slot``."""
+        others = (common_prefix(slot.tokens, other.tokens) for other in self.slots if other is not slot)
+        return len(slot.tokens) - max(common_prefix(slot.tokens, prompt), *others, 0)

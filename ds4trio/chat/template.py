@@ -5,12 +5,12 @@ that were made for this one rendering instead. Names and filters are those that 
 give to templates. CVE-2024-34359 was this very template rendered outside a sandbox.
 """
 
+import copy
 import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
-import jinja2
 from jinja2.ext import Extension
 from jinja2.nodes import Node
 from jinja2.parser import Parser
@@ -78,7 +78,7 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         try:
             self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+        except Exception as error:  # a stranger's source: the compiler fails on it in many ways
             raise TemplateFailedError(f"the chat template is not valid Jinja: {error}") from None
 
     def render(self, messages: Sequence[Message], **variables: object) -> str:
@@ -88,10 +88,13 @@ class ChatTemplate:
         message, never anything else.
         """
         conversation: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.content, **message.extra} for message in messages
+            {"role": message.role, "content": message.content, **copy.deepcopy(dict(message.extra))}
+            for message in messages
         ]
         try:
-            return self._template.render(messages=conversation, add_generation_prompt=True, **self._tokens, **variables)
+            return self._template.render(
+                messages=conversation, add_generation_prompt=True, **self._tokens, **copy.deepcopy(variables)
+            )
         except TemplateFailedError:
             raise
         except Exception as error:  # a template is a program: it can fail in every way that one can

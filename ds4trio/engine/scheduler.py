@@ -18,7 +18,8 @@ def compose(left: Sequence[int], *, ubatch: int, mixed: bool = True, chunk_turn:
     """How many tokens of each sequence the next batch takes.
 
     ``left[i]`` is the number of tokens of sequence ``i`` that are not computed yet: 1 while it decodes, more while it
-    prefills. The answer has the same length. With ``mixed`` false (memories that cannot roll back) a prompt chunk
+    prefills. The answer has the same length. ``ubatch`` is at least twice the number of sequences, so each gets at
+    least one token. With ``mixed`` false (memories that cannot roll back) a prompt chunk
     travels alone, and ``chunk_turn`` says whether it is a chunk's turn or that of the decoding sequences.
     """
     take = [0] * len(left)
@@ -28,7 +29,7 @@ def compose(left: Sequence[int], *, ubatch: int, mixed: bool = True, chunk_turn:
     if not mixed and prefilling and (chunk_turn or not decoding):
         take[prefilling[0]] = min(left[prefilling[0]], ubatch)
         return take
-    for index in decoding[:ubatch]:
+    for index in decoding:
         take[index] = 1
     if not mixed:
         return take
@@ -38,7 +39,7 @@ def compose(left: Sequence[int], *, ubatch: int, mixed: bool = True, chunk_turn:
         budget = min(budget, MIXED_CHUNK)
     # Shortest first: what a short prompt leaves of its share goes to the longer ones.
     for position, index in enumerate(sorted(prefilling, key=lambda index: left[index])):
-        share = budget // (len(prefilling) - position)
+        share = max(1, budget // (len(prefilling) - position))
         take[index] = min(left[index], share)
         budget -= take[index]
     return take

@@ -148,8 +148,8 @@ class SimulatedGeneration:
                 seconds = size / self._engine._prefill_tps
                 await trio.sleep(self._engine._chunk_seconds(index, seconds))
             self._computed += size
-            done = self._computed - placement.keep
-            self._report(Phase.PREFILL, placement.keep, rate=done / (trio.current_time() - started))
+            done, elapsed = self._computed - placement.keep, trio.current_time() - started
+            self._report(Phase.PREFILL, placement.keep, rate=done / elapsed if elapsed > 0 else 0.0)
 
     def _chunks(self, start: int) -> Iterator[int]:
         left = len(self._prompt) - start

@@ -29,26 +29,26 @@ class StopFilter:
 
     def finish(self) -> str:
         """The text that was held back, now that nothing follows."""
-        text = self._release(self._decoder.decode(b"", final=True))
-        if self.stopped is None:
-            text, self._held = text + self._held, ""
-        return text
+        return self._release(self._decoder.decode(b"", final=True), final=True)
 
-    def _release(self, text: str) -> str:
+    def _release(self, text: str, *, final: bool = False) -> str:
         if self.stopped is not None:
             return ""
         self._held += text
         found = min(
             ((at, string) for string in self._stop if (at := self._held.find(string)) >= 0),
             default=None,
-            key=lambda hit: hit[0],
+            # Of two that begin together the shorter one is complete first.
+            key=lambda hit: (hit[0], len(hit[1])),
         )
-        if found is not None:
-            at, self.stopped = found
-            text, self._held = self._held[:at], ""
+        cut = len(self._held) - self._undecided()
+        # A stop string that began earlier may still complete; until then neither is decided.
+        if found is not None and (found[0] <= cut or final):
+            cut, self.stopped = found
+            text, self._held = self._held[:cut], ""
             return text
-        keep = self._undecided()
-        cut = len(self._held) - keep
+        if final:
+            cut = len(self._held)
         text, self._held = self._held[:cut], self._held[cut:]
         return text
 

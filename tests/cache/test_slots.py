@@ -143,7 +143,7 @@ def test_of_conversations_that_are_equally_cheap_the_one_that_rested_longest_is_
 
 
 def test_without_truncation_a_whole_conversation_is_continued_in_its_own_slot() -> None:
-    table = filled([1, 2, 3], slots=2, can_truncate=False, can_copy=False)
+    table = filled([1, 2, 3], slots=2, whole_only=True)
     placement = take(table, [1, 2, 3, 4])
     assert placement.slot is table.slots[0]
     assert (placement.keep, placement.source) == (3, None)
@@ -151,20 +151,14 @@ def test_without_truncation_a_whole_conversation_is_continued_in_its_own_slot() 
 
 @pytest.mark.parametrize("prompt", [[1, 2, 3], [1, 2], [1, 2, 4, 5]])
 def test_without_truncation_a_part_of_a_conversation_is_not_reused(prompt: list[int]) -> None:
-    table = filled([1, 2, 3], slots=2, can_truncate=False, can_copy=False)
+    table = filled([1, 2, 3], slots=2, whole_only=True)
     placement = take(table, prompt)
     assert placement.keep == 0
     assert placement.slot is table.slots[1]
 
 
-def test_without_truncation_nothing_is_taken_from_a_busy_slot() -> None:
-    table = SlotTable(2, can_truncate=False)
-    take(table, [1, 2, 3]).slot.tokens = [1, 2, 3]
-    assert take(table, [1, 2, 3, 4]).keep == 0
-
-
-def test_without_copying_nothing_is_taken_from_a_busy_slot() -> None:
-    table = SlotTable(2, can_copy=False)
+def test_nothing_is_taken_whole_from_a_busy_slot() -> None:
+    table = SlotTable(2, whole_only=True)
     take(table, [1, 2, 3]).slot.tokens = [1, 2, 3]
     placement = take(table, [1, 2, 3, 4])
     assert (placement.keep, placement.source) == (0, None)
@@ -174,26 +168,16 @@ conversations = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), mi
 prompts = st.lists(st.integers(0, 1), min_size=1, max_size=10)
 
 
-@given(held=conversations, spare=st.integers(0, 2), can_truncate=st.booleans(), prompt=prompts)
-def test_without_copying_no_placement_asks_for_a_copy(
-    held: list[list[int]], spare: int, can_truncate: bool, prompt: list[int]
+@given(held=conversations, spare=st.integers(0, 2), prompt=prompts)
+def test_whole_conversations_are_reused_in_place_or_not_at_all(
+    held: list[list[int]], spare: int, prompt: list[int]
 ) -> None:
-    table = filled(*held, slots=len(held) + spare, can_truncate=can_truncate, can_copy=False)
+    table = filled(*held, slots=len(held) + spare, whole_only=True)
     before = [list(slot.tokens) for slot in table.slots]
     placement = take(table, prompt)
     assert placement.source is None
+    assert placement.keep in {0, len(before[placement.slot.id])}
     assert before[placement.slot.id][: placement.keep] == prompt[: placement.keep]
-
-
-@given(held=conversations, spare=st.integers(0, 2), can_copy=st.booleans(), prompt=prompts)
-def test_without_truncation_conversations_are_reused_whole_or_not_at_all(
-    held: list[list[int]], spare: int, can_copy: bool, prompt: list[int]
-) -> None:
-    table = filled(*held, slots=len(held) + spare, can_truncate=False, can_copy=can_copy)
-    before = [list(slot.tokens) for slot in table.slots]
-    placement = take(table, prompt)
-    origin = placement.source or placement.slot
-    assert placement.keep in {0, len(before[origin.id])}
 
 
 @given(
@@ -264,7 +248,7 @@ class SlotLife(RuleBasedStateMachine):
     def open(self, count: int, whole_only: bool, window: int) -> None:
         self.whole_only = whole_only
         self.window = 0 if whole_only else window
-        self.table = SlotTable(count, can_truncate=not whole_only, can_copy=not whole_only, window=self.window)
+        self.table = SlotTable(count, whole_only=whole_only, window=self.window)
 
     @precondition(lambda self: len(self.running) < len(self.table.slots))
     @rule(target=owners, prompt=texts)

@@ -167,12 +167,14 @@ async def test_retry_after_follows_the_measured_time_of_service(
 
 
 async def expect_stop(ticket: Ticket, stopped: list[Ticket]) -> None:
-    with pytest.raises(EngineStoppedError):
+    with trio.fail_after(1), pytest.raises(EngineStoppedError):
         await ticket.turn()
     stopped.append(ticket)
 
 
-async def test_closing_wakes_everyone_who_waits_and_refuses_everyone_who_comes() -> None:
+async def test_closing_wakes_everyone_who_waits_and_refuses_everyone_who_comes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     admission = Admission(parallel=1, max_queue=2)
     running, *waiting = (admission.join() for _ in range(3))
     stopped: list[Ticket] = []
@@ -192,15 +194,15 @@ async def test_closing_wakes_everyone_who_waits_and_refuses_everyone_who_comes()
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_one_who_waits_only_after_the_closing_is_told_too() -> None:
+async def test_one_who_waits_only_after_the_closing_is_told_too(autojump_clock: trio.testing.MockClock) -> None:
     admission = Admission(parallel=1, max_queue=1)
     running, late = admission.join(), admission.join()
+    stopped: list[Ticket] = []
     admission.close()
-    with pytest.raises(EngineStoppedError):
-        await late.turn()
+    await expect_stop(late, stopped)
     running.leave()
-    with pytest.raises(EngineStoppedError):
-        await late.turn()
+    await expect_stop(late, stopped)
+    assert stopped == [late, late]
 
 
 async def test_a_turn_that_came_before_the_closing_is_kept() -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ds4trio.engine import (
@@ -27,6 +27,8 @@ PREFILL_TPS = 100.0
 DECODE_TPS = 20.0
 CHUNK = 100
 ANSWER_TOKENS = 64
+HANGS = 10_000.0
+"""Virtual seconds after which whoever still waits waits for ever."""
 
 
 def engine(*, parallel: int = 4, max_queue: int = 64, context_length: int = 131_072) -> SimulatedEngine:
@@ -55,16 +57,18 @@ async def read(generation: Generation) -> tuple[str, Finished]:
 
 
 async def answer(engine: SimulatedEngine, request: GenerationRequest) -> tuple[str, Finished]:
-    async with engine.generate(request) as generation:
-        await generation.prefill()
-        return await read(generation)
+    with trio.fail_after(HANGS):
+        async with engine.generate(request) as generation:
+            await generation.prefill()
+            return await read(generation)
 
 
 async def prefill_seconds(engine: SimulatedEngine, request: GenerationRequest) -> float:
     """How long the prompt takes; the request leaves before its answer."""
     started = trio.current_time()
-    async with engine.generate(request) as generation:
-        await generation.prefill()
+    with trio.fail_after(HANGS):
+        async with engine.generate(request) as generation:
+            await generation.prefill()
     return trio.current_time() - started
 
 
@@ -327,7 +331,7 @@ async def test_after_stop_admission_running_requests_end_and_all_others_are_told
     async with single.generate(request(10)) as running, single.generate(request(10)) as waiting:
         await running.prefill()
         single.stop_admission()
-        with pytest.raises(EngineStoppedError):
+        with trio.fail_after(HANGS), pytest.raises(EngineStoppedError):
             await waiting.prefill()
         with pytest.raises(EngineStoppedError):
             async with single.generate(request(10)):
@@ -346,6 +350,7 @@ def constant(text: str) -> Callable[[], str]:
 
 @settings(deadline=None)
 @given(left=st.text(max_size=20), right=st.text(max_size=20))
+@example(left="a", right="\0a")
 async def test_tokens_are_four_bytes_each_and_tell_texts_apart(left: str, right: str) -> None:
     simulated = SimulatedEngine()
     left_tokens = await simulated.tokenize(constant(left))

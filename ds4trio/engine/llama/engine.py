@@ -124,6 +124,7 @@ class LlamaGeneration:
         self._released = trio.Event()
         self._events: deque[TextDelta | Finished | EngineError] = deque()
         self._arrived = trio.Event()
+        self._finished = False
 
     @property
     def progress(self) -> Progress:
@@ -140,18 +141,22 @@ class LlamaGeneration:
         self._worker.submit(self._sequence)
         await self._prefilled.wait()
 
-    async def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
+    def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
         """What the worker posts, in order."""
-        while True:
-            while not self._events:
-                self._arrived = trio.Event()
-                await self._arrived.wait()
-            event = self._events.popleft()
-            if isinstance(event, EngineError):
-                raise event
-            yield event
-            if isinstance(event, Finished):
-                return
+        return self
+
+    async def __anext__(self) -> TextDelta | Finished:
+        """The next event; a checkpoint where there is none yet."""
+        if self._finished:
+            raise StopAsyncIteration
+        while not self._events:
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+        event = self._events.popleft()
+        if isinstance(event, EngineError):
+            raise event
+        self._finished = isinstance(event, Finished)
+        return event
 
     def _receive(self, update: Update) -> None:
         """On the event loop, called for each update that the worker posts."""

@@ -171,8 +171,7 @@ class Worker:
     def _serve(self, model: Model, context: Context, sizes: ContextOptions) -> None:
         self._model, self._context, self._ubatch = model, context, sizes.ubatch
         self._memory = model.memory
-        ranged = not self._memory.whole_only
-        self._slots = SlotTable(sizes.sequences, can_truncate=ranged, can_copy=ranged, window=self._memory.window)
+        self._slots = SlotTable(sizes.sequences, whole_only=self._memory.whole_only, window=self._memory.window)
         try:
             while self._read_mail():
                 self._step()
@@ -247,7 +246,7 @@ class Worker:
             self._context.copy_prefix(placement.source.id, slot.id, keep)
         elif keep == 0:
             self._context.clear(slot.id)
-        elif keep < len(slot.tokens):
+        elif not self._memory.whole_only:
             self._context.truncate(slot.id, keep)
         if self._context.cells_of(slot.id) != keep:
             log.warning(
@@ -257,8 +256,7 @@ class Worker:
                 keep,
             )
             self._context.clear(slot.id)
-            keep = 0
-        slot.tokens = sequence.tokens[:keep]
+            keep, slot.tokens = 0, []
         sequence.slot = slot
         sequence.computed = sequence.cached = keep
         sequence.started = time.perf_counter()
