@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from ds4trio import __version__
-from ds4trio.config import ConfigError, Settings, field_names, load_settings
+from ds4trio.config import ConfigError, Settings, describe_settings, field_names, load_settings
 from ds4trio.engine import EngineError
 
 __all__ = ["main"]
@@ -67,11 +67,25 @@ def serve(config: str | None, **flags: object) -> None:
     sys.exit(status)
 
 
+@main.command()
+def settings() -> None:
+    """Print every setting with its default and its meaning, as a Markdown table."""
+    click.echo("| flag of `serve` | default | meaning |\n|---|---|---|")
+    for name, meaning, default in describe_settings():
+        click.echo(f"| `--{name.replace('_', '-')}` | {_shown(default)} | {meaning} |")
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:g}" if isinstance(default, float) else str(default or (0 if default == 0 else ""))
+
+
 def _say_ready(url: str, app: Any) -> None:
     host = app.host
     click.echo(
         f"\nds4trio {__version__} serves {host.names[0]} on {url}, try:\n\n"
         f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-        '    -d \'{"stream": true, "messages": [{"role": "user", "content": "What is the capital of France?"}]}\'\n',
+        """    -d '{"stream": true, "max_tokens": 60, "messages": [{"role": "user", "content": "Name three fruits."}]}'\n""",
         err=True,
     )

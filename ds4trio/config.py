@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import msgspec
 from msgspec import Meta
 
-__all__ = ["ConfigError", "Settings", "demo_model", "field_names", "load_settings"]
+__all__ = ["ConfigError", "Settings", "demo_model", "describe_settings", "field_names", "load_settings"]
 
 ENVIRONMENT_PREFIX = "DS4TRIO_"
 CONFIG_FILE_VARIABLE = "DS4TRIO_CONFIG"
@@ -100,6 +100,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def field_names() -> tuple[str, ...]:
     """The names of all settings, in the order in which they are documented."""
     return Settings.__struct_fields__
+
+
+def describe_settings() -> list[tuple[str, str, object]]:
+    """Name, meaning and default of every setting, in the order in which they are documented."""
+    defaults = Settings()
+    return [(name, _description(name), getattr(defaults, name)) for name in field_names()]
 
 
 def load_settings(

@@ -40,7 +40,7 @@ def add_routes(app: QuartTrio, host: EngineHost, settings: Settings) -> None:
         if room < 1:
             raise ContextLengthError(len(prompt), engine.info.context_length)
         name = task.model or host.names[0]
-        frame: dict[str, Any] = {"id": f"chatcmpl-{g.request_id}", "created": time.time(), "model": name}
+        frame: dict[str, Any] = {"id": g.request_id.replace("req_", "chatcmpl-"), "created": time.time(), "model": name}
         answer: Answer = (
             chat_completions.ChatStream(**frame, include_usage=task.include_usage)
             if task.stream
