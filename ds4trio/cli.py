@@ -86,6 +86,7 @@ def _say_ready(url: str, app: Any) -> None:
     click.echo(
         f"\nds4trio {__version__} serves {host.names[0]} on {url}, try:\n\n"
         f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
-        """    -d '{"stream": true, "max_tokens": 60, "messages": [{"role": "user", "content": "Name three fruits."}]}'\n""",
+        """    -d '{"stream": true, "max_tokens": 60, """
+        """"messages": [{"role": "user", "content": "Name three fruits."}]}'\n""",
         err=True,
     )
