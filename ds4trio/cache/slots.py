@@ -35,7 +35,7 @@ class Slot:
     last_used: int = 0
     """Value of the table's use counter when the slot was last given back: higher is younger."""
     first_position: int = 0
-    """The oldest position that attention can still see; above 0 once a sliding window has moved on."""
+    """The oldest position that is still there; above 0 once a sliding window has moved on. Kept by the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,12 @@ class SlotTable:
         target.tokens = prompt[:keep]
         return Placement(slot=target, source=source if keep and source is not target else None, keep=keep)
 
-    def release(self, slot: Slot, tokens: list[int], *, first_position: int = 0) -> None:
+    def release(self, slot: Slot, tokens: list[int]) -> None:
         """Give a slot back with the tokens whose KV stays in it."""
         self._uses += 1
         slot.tokens = tokens
         slot.busy = False
         slot.last_used = self._uses
-        slot.first_position = first_position
 
     def give_up(self) -> Slot | None:
         """The idle slot whose tokens are cheapest to lose, emptied; None where no idle slot holds any."""

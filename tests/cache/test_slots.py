@@ -191,7 +191,8 @@ def test_a_sliding_window_is_cut_only_where_all_of_it_is_still_there(
 ) -> None:
     shared, first = min(shared, length), min(first, length)
     table = SlotTable(1, window=window)
-    table.release(table.slots[0], [1] * length, first_position=first)
+    table.release(table.slots[0], [1] * length)
+    table.slots[0].first_position = first
     placement = take(table, [1] * shared + [2])
     cut = shared < length
     window_start = max(0, shared - window)
@@ -293,7 +294,8 @@ class SlotLife(RuleBasedStateMachine):
         tokens = owner.prompt[:computed] + answer
         oldest = max(0, len(tokens) - self.window) if self.window else 0
         first = data.draw(st.integers(0, oldest), label="first_position")
-        self.table.release(owner.slot, tokens, first_position=first)
+        self.table.release(owner.slot, tokens)
+        owner.slot.first_position = first
         self.running.remove(owner)
         assert not owner.slot.busy
         assert owner.slot.tokens == tokens

@@ -238,6 +238,10 @@ class Worker:
 
     def _place(self, sequence: Sequence) -> None:
         """Give a sequence its slot, with as much of its prompt as any slot still has."""
+        if self._memory.window:
+            # Cells that left the window of one sequence, idle or not, are free to be overwritten by any other.
+            for slot in self._slots.slots:
+                slot.first_position = self._context.first_position(slot.id)
         placement = self._slots.place(sequence.tokens)
         if placement is None:
             return
@@ -276,7 +280,6 @@ class Worker:
         sequence.computed += count
         if count > 1:
             sequence.slot.tokens = sequence.tokens[: sequence.computed]
-            sequence.slot.first_position = self._context.first_position(sequence.slot.id)
         if row < 0:
             self._tell(sequence, sequence.progress)
             return
@@ -350,8 +353,7 @@ class Worker:
         if sequence.sampler is not None:
             sequence.sampler.close()
         if (slot := sequence.slot) is not None:
-            first = self._context.first_position(slot.id)
-            self._slots.release(slot, sequence.tokens[: sequence.computed], first_position=first)
+            self._slots.release(slot, sequence.tokens[: sequence.computed])
             sequence.slot = None
         self._tell(sequence, Released())
 
