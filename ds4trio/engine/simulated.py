@@ -89,7 +89,7 @@ class SimulatedEngine:
     async def tokenize(self, render: Callable[[], str]) -> list[int]:
         """Four bytes of UTF-8 are one token; a checkpoint. No thread: virtual time must not run ahead of one."""
         await trio.lowlevel.checkpoint()
-        data = render().encode()
+        data = render().encode(errors="replace")
         # A leading 1 keeps "\\0a" and "a" apart.
         return [
             int.from_bytes(b"\1" + data[start : start + BYTES_PER_TOKEN])

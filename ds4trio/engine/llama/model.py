@@ -105,7 +105,7 @@ class Model:
 
         A beginning-of-sequence token is added where the model wants one and the text does not start with it.
         """
-        data = text.encode()
+        data = text.encode(errors="replace")
         add_bos = self._adds_bos and not (self.bos_token and text.startswith(self.bos_token))
         room = len(data) + 2
         tokens = (llama_cpp.llama_token * room)()

@@ -4,6 +4,7 @@ A wrong memory call does not fail, it aborts the process or spoils the next answ
 compared with that of a fresh one.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,15 @@ async def leave_in_prefill(engine: LlamaEngine, prompt: list[int], after: int) -
     return generation.progress.prefilled_tokens
 
 
+async def fresh_answers(options: LlamaOptions, prompt: list[int]) -> set[str]:
+    """What engines that never saw anything else say. Chunk borders move logits a little, so there may be two answers."""
+    answers = set()
+    for ubatch in (64, 48, 33, 512):
+        async with open_llama_engine(replace(options, ubatch=ubatch)) as fresh:
+            answers.add((await ask(fresh, prompt, max_tokens=ANSWER))[0])
+    return answers
+
+
 @pytest.mark.parametrize("kind", ["full", "sliding", "hybrid", "deepseek4"])
 async def test_turns_edits_cancels_and_shared_prefixes_answer_like_a_fresh_engine(kind: str, directory: Path) -> None:
     options = LlamaOptions(
@@ -67,8 +77,7 @@ async def test_turns_edits_cancels_and_shared_prefixes_answer_like_a_fresh_engin
             await leave_in_prefill(engine, await tokens(engine, prompt[::-1]), after=64)
             text, end = await ask(engine, ids, max_tokens=ANSWER)
             kept.append(end.usage.cached_tokens)
-            async with open_llama_engine(options) as fresh:
-                assert text == (await ask(fresh, ids, max_tokens=ANSWER))[0], f"{kind}: {prompt[-40:]!r}, kept {kept}"
+            assert text in await fresh_answers(options, ids), f"{kind}: {prompt[-40:]!r}, kept {kept}"
         assert (engine.running, engine.waiting) == (0, 0)
     if kind == "full":
         assert all(count > 200 for count in (*kept[1:4], kept[5]))
