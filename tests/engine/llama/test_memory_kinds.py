@@ -44,7 +44,7 @@ async def leave_in_prefill(engine: LlamaEngine, prompt: list[int], after: int) -
 
 
 async def fresh_answers(options: LlamaOptions, prompt: list[int]) -> set[str]:
-    """What engines that never saw anything else say. Chunk borders move logits a little, so there may be two answers."""
+    """What engines that saw nothing else say. Chunk borders move logits a little, so there may be two answers."""
     answers = set()
     for ubatch in (64, 48, 33, 512):
         async with open_llama_engine(replace(options, ubatch=ubatch)) as fresh:
