@@ -11,7 +11,6 @@ import trio
 
 from ds4trio import __version__
 from ds4trio.config import ConfigError, Settings, describe_settings, field_names, load_settings
-from ds4trio.engine import EngineError
 
 __all__ = ["main"]
 
@@ -62,7 +61,7 @@ def serve(config: str | None, **flags: object) -> None:
         from ds4trio.server.serve import serve as run  # noqa: PLC0415 - --help stays fast
 
         status = trio.run(lambda: run(settings, on_ready=_say_ready))
-    except (ConfigError, EngineError) as error:
+    except ConfigError as error:
         raise click.ClickException(str(error)) from None
     sys.exit(status)
 
@@ -81,10 +80,9 @@ def _shown(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default or (0 if default == 0 else ""))
 
 
-def _say_ready(url: str, app: Any) -> None:
-    host = app.host
+def _say_ready(url: str, name: str) -> None:
     click.echo(
-        f"\nds4trio {__version__} serves {host.names[0]} on {url}, try:\n\n"
+        f"\nds4trio {__version__} serves {name} on {url}, try:\n\n"
         f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
         """    -d '{"stream": true, "max_tokens": 60, """
         """"messages": [{"role": "user", "content": "Name three fruits."}]}'\n""",

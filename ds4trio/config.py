@@ -54,14 +54,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=0,
+            le=2**24,
             description="context in tokens, prompt and answer together; 0: the model's own, at most 32768",
         ),
     ] = 0
     parallel: Annotated[int, Meta(ge=1, le=64, description="requests that are computed at the same time")] = 4
-    max_queue: Annotated[int, Meta(ge=0, description="requests that may wait; the next one gets a 429")] = 64
-    threads: Annotated[int, Meta(ge=0, description="compute threads; 0: one per usable core")] = 0
+    max_queue: Annotated[int, Meta(ge=0, le=100_000, description="requests that may wait; the next one gets a 429")] = (
+        64
+    )
+    threads: Annotated[int, Meta(ge=0, le=1024, description="compute threads; 0: one per usable core")] = 0
     batch: Annotated[int, Meta(ge=32, le=8192, description="most tokens in one step (llama.cpp's ubatch)")] = 512
-    n_gpu_layers: Annotated[int, Meta(ge=-1, description="layers on the GPU; -1: all that the build can offload")] = -1
+    n_gpu_layers: Annotated[
+        int, Meta(ge=-1, le=100_000, description="layers on the GPU; -1: all that the build can offload")
+    ] = -1
     flash_attn: Annotated[Literal["auto", "on", "off"], Meta(description="flash attention")] = "auto"
     cache_type_k: Annotated[KvType, Meta(description="type of the K cache")] = "f16"
     cache_type_v: Annotated[KvType, Meta(description="type of the V cache; other than f16 needs flash attention")] = (
@@ -90,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0.5, le=DAY, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
     ] = 5.0
-    max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body")] = 32 * 1024 * 1024
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="largest request body")] = 32 * 1024 * 1024
     body_timeout: Annotated[float, Meta(gt=0, le=DAY, description="seconds that a request body may take to arrive")] = (
         60.0
     )
@@ -170,7 +175,7 @@ def _convert(name: str, value: object, source: str) -> object:
     if annotation is None:
         raise ConfigError(f"{source}: unknown setting{_suggestion(name)}")
     try:
-        # Environment variables are text: "8123" is a port and "true" a bool, but a TOML string stays a string.
+        # Variables and flags are text: "8123" is a port and "true" a bool. TOML's own numbers need no such help.
         return msgspec.convert(value, annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source} = {value!r}: {_plain(error)}. It means: {_description(name)}") from None

@@ -19,7 +19,7 @@ class Answer(Protocol):
     """True: the status goes out at once. False: it may still change until the result is known."""
 
     def start(self) -> bytes:
-        """The first bytes after the headers."""
+        """The first bytes after the headers, never empty: the headers go out with them."""
         ...
 
     def beat(self, progress: Progress) -> bytes:

@@ -20,7 +20,7 @@ from ds4trio.chat import Message
 from ds4trio.chat.messages import Role
 from ds4trio.engine import Finished, Progress, Sampling, TextDelta, Usage
 
-__all__ = ["ChatDocument", "ChatStream", "ChatTask", "error_body", "parse"]
+__all__ = ["ChatDocument", "ChatStream", "ChatTask", "error_body", "error_document", "parse"]
 
 MOST_STOPS = 16
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
@@ -76,6 +76,10 @@ class ChatRequest(Struct):
     tool_choice: Any = None
     response_format: dict[str, Any] | None = None
     logprobs: bool | None = None
+    top_logprobs: int | None = None
+    functions: list[Any] | None = None
+    function_call: Any = None
+    modalities: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,11 @@ def _refuse_what_is_not_there(request: ChatRequest) -> None:
             code="unsupported",
             param="response_format",
         )
-    if request.logprobs:
+    if request.functions or request.function_call not in (None, "none", "auto"):
+        raise InvalidRequestError("this server cannot call functions", code="unsupported", param="functions")
+    if set(request.modalities or ()) - {"text"}:
+        raise InvalidRequestError("this model writes text only", code="unsupported", param="modalities")
+    if request.logprobs or request.top_logprobs:
         raise InvalidRequestError("logprobs are not supported yet", code="unsupported", param="logprobs")
 
 
@@ -208,6 +216,11 @@ def error_body(error: ApiError) -> dict[str, Any]:
     }
 
 
+def error_document(error: ApiError) -> bytes:
+    """The same as a JSON document."""
+    return msgspec.json.encode(error_body(error))
+
+
 def _usage(usage: Usage) -> dict[str, Any]:
     return {
         "prompt_tokens": usage.prompt_tokens,
@@ -260,7 +273,7 @@ class ChatStream:
 
     def refusal(self, error: ApiError) -> bytes:
         """OpenAI's error object."""
-        return msgspec.json.encode(error_body(error))
+        return error_document(error)
 
     def _chunk(self, delta: dict[str, str], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
@@ -281,8 +294,8 @@ class ChatDocument:
         self._texts: list[str] = []
 
     def start(self) -> bytes:
-        """Nothing: white space comes with the beats."""
-        return b""
+        """One space, once the early 200 is out."""
+        return b" "
 
     def beat(self, _: Progress) -> bytes:
         """One space: leading white space is valid JSON (RFC 8259, section 2)."""
@@ -305,4 +318,4 @@ class ChatDocument:
 
     def refusal(self, error: ApiError) -> bytes:
         """OpenAI's error object."""
-        return msgspec.json.encode(error_body(error))
+        return error_document(error)

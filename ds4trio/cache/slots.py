@@ -91,11 +91,11 @@ class SlotTable:
         slot.last_used = self._uses
 
     def give_up(self) -> Slot | None:
-        """The idle slot whose tokens are cheapest to lose, emptied; None where no idle slot holds any."""
+        """The idle slot that rested longest, emptied; None where no idle slot holds any tokens."""
         idle = [slot for slot in self.slots if not slot.busy and slot.tokens]
         if not idle:
             return None
-        victim = min(idle, key=lambda slot: (slot.last_used, len(slot.tokens)))
+        victim = min(idle, key=lambda slot: slot.last_used)
         victim.tokens = []
         return victim
 

@@ -87,11 +87,11 @@ class ChatTemplate:
         ``variables`` are further names for the template. Raises `TemplateFailedError` with the template's own
         message, never anything else.
         """
-        conversation: list[dict[str, Any]] = [
-            {"role": message.role, "content": message.content, **copy.deepcopy(dict(message.extra))}
-            for message in messages
-        ]
         try:
+            conversation: list[dict[str, Any]] = [
+                {"role": message.role, "content": message.content, **copy.deepcopy(dict(message.extra))}
+                for message in messages
+            ]
             return self._template.render(
                 messages=conversation, add_generation_prompt=True, **self._tokens, **copy.deepcopy(variables)
             )

@@ -60,7 +60,9 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
-        return error_response(api_error(error))
+        response = error_response(api_error(error))
+        response.headers.extend({name: value for name, value in error.get_headers() if name == "Allow"})
+        return response
 
     @app.errorhandler(Exception)
     async def broke_down(error: Exception) -> Response:

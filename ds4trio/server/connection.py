@@ -75,7 +75,9 @@ class LifelineConnection(TrioASGIHTTPConnection):
             await super()._send_response(send, response)
             return
         self._lifeline = body
-        body.on_stall = self._break
+        # On HTTP/2 the body's own cancellation drops the one stream that is not read; others share its connection.
+        if self.scope["http_version"].startswith("1"):
+            body.on_stall = self._break
         try:
             async with body:
                 await send(
@@ -87,11 +89,10 @@ class LifelineConnection(TrioASGIHTTPConnection):
                 )
                 async for data in body:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except BaseException:
             await self._say_farewell(send, body)
             raise
-        if body.complete:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _say_farewell(self, send: ASGISendCallable, body: Lifeline) -> None:
         """Tell a client that is still there that the server has to stop."""
@@ -101,11 +102,10 @@ class LifelineConnection(TrioASGIHTTPConnection):
         error = api_error(EngineStoppedError())
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL_SECONDS):
             if not self._started:
-                headers = [
-                    (b"content-type", b"application/json"),
-                    (b"retry-after", str(error.retry_after).encode()),
-                ]
-                await send({"type": "http.response.start", "status": error.status, "headers": headers})
+                headers = body.response.headers
+                headers["Content-Type"], headers["Retry-After"] = "application/json", str(error.retry_after)
+                headers.pop("Content-Length", None)
+                await send({"type": "http.response.start", "status": error.status, "headers": encode_headers(headers)})
             await send({"type": "http.response.body", "body": body.farewell(error), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -120,6 +120,5 @@ class LifelineConnection(TrioASGIHTTPConnection):
 
     def _break(self) -> None:
         client, server = self.scope.get("client"), self.scope.get("server")
-        # On HTTP/2 a stream that is not read blocks only itself, and its scope can be cancelled.
-        if client and server and server[1] is not None and self.scope["http_version"].startswith("1"):
+        if client and server and server[1] is not None:
             break_connection((client[0], client[1]), (server[0], server[1]))

@@ -1,10 +1,9 @@
 """From whatever went wrong to an answer in the protocol's shape: never a traceback, never an HTML page."""
 
-import msgspec
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
-from ds4trio.api.chat_completions import error_body
+from ds4trio.api.chat_completions import error_document
 from ds4trio.api.errors import (
     ApiError,
     InternalError,
@@ -67,7 +66,7 @@ def api_error(error: Exception) -> ApiError:
 
 def error_response(error: ApiError) -> Response:
     """A complete JSON answer."""
-    response = Response(msgspec.json.encode(error_body(error)), status=error.status, content_type="application/json")
+    response = Response(error_document(error), status=error.status, content_type="application/json")
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response

@@ -11,7 +11,7 @@ import trio
 from ds4trio.api.errors import InternalError, OverloadedError, UnknownModelError
 from ds4trio.chat import ChatTemplate, TemplateFailedError
 from ds4trio.config import ConfigError, Settings, demo_model
-from ds4trio.engine import Engine, EngineError
+from ds4trio.engine import Engine, EngineError, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
 
 __all__ = ["EngineHost"]
@@ -38,6 +38,7 @@ class EngineHost:
         self.failure = ""
         self.settled = trio.Event()
         """Set once the state is no longer loading."""
+        self.failed = trio.Event()
         self.names = settings.served_model_name or (self._path.stem if self._path else "simulated",)
 
     async def run(self) -> None:
@@ -113,16 +114,23 @@ class EngineHost:
             await self._keep(engine)
 
     async def _keep(self, engine: Engine) -> None:
-        source = engine.info.chat_template
-        if self._settings.chat_template:
-            source = await trio.Path(self._settings.chat_template).read_text(encoding="utf-8")
-        if source is not None:
-            info = engine.info
-            self._template = ChatTemplate(source, bos_token=info.bos_token, eos_token=info.eos_token)
+        # A stranger's source, and Jinja computes constants while it compiles: not on the event loop.
+        self._template = await trio.to_thread.run_sync(self._compile_template, engine.info)
         self._engine = engine
         self.state = "ready"
         self.settled.set()
         await trio.sleep_forever()
+
+    def _compile_template(self, info: ModelInfo) -> ChatTemplate | None:
+        source, path = info.chat_template, self._settings.chat_template
+        if path:
+            try:
+                source = Path(path).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise TemplateFailedError(f"chat_template = {path!r} cannot be read: {error}") from None
+        if source is None:
+            return None
+        return ChatTemplate(source, bos_token=info.bos_token, eos_token=info.eos_token)
 
     def _loaded(self, fraction: float) -> None:
         self.load_fraction = fraction
@@ -130,6 +138,7 @@ class EngineHost:
     def _fail(self, message: str) -> None:
         self.state, self.failure = "failed", message
         self.settled.set()
+        self.failed.set()
         log.error("%s", message)
 
 

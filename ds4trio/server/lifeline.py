@@ -1,15 +1,16 @@
 """The lifeline: a response whose nursery computes beside a heartbeat.
 
 Theory of operation. Quart enters a response body with ``async with`` and iterates it in one task, so the body can be
-the request's nursery. Two tasks live in it:
+the request's nursery. Three tasks live in it:
 
 * `_compute` hands the prompt to the engine and waits for the first token, then brings the text;
 * `_heartbeat` is a silence timer on the wall clock: whatever is written re-arms it, and when nothing was written for an
-  interval it speaks. It does not depend on progress, since one chunk of prefill may take minutes.
+  interval it speaks. It does not depend on progress, since one chunk of prefill may take minutes;
+* `_watch_client` waits for the moment when a client has taken no bytes for ``stall_timeout``, and closes it all.
 
-Both write into an outbox that the body's iteration empties, so nobody who computes ever waits for a client. When the
-client goes, the connection cancels the task that iterates; the nursery closes, and leaving ``engine.generate`` inside
-it stops the computation within the running batch. A client that takes no bytes for ``stall_timeout`` is gone as well.
+The first two write into an outbox that the body's iteration empties, so nobody who computes ever waits for a client.
+When the client goes, the connection cancels the task that iterates; the nursery closes, and leaving
+``engine.generate`` inside it stops the computation within the running batch.
 
 A stream's status goes out as soon as the engine has taken the request. A document's may still change until its result
 is known or ``json_grace`` has passed, so `connection` enters the body before it sends the status.
@@ -94,9 +95,10 @@ class Lifeline(ResponseBody):
                 with trio.move_on_after(self._times.json_grace or math.inf):
                     await self._ended.wait()
                 if not self._ended.is_set():
-                    self._commit(self._answer.beat(self.progress))
+                    self._commit()
             if not self._committed:
                 self.response.content_length = sum(map(len, self._outbox))
+            self._nursery.start_soon(self._watch_client)
             self._stack = stack.pop_all()
         return self
 
@@ -114,24 +116,20 @@ class Lifeline(ResponseBody):
     async def __anext__(self) -> bytes:
         """Everything that was written since the last time; a checkpoint."""
         self._stall_scope.deadline = math.inf
-        while not self._outbox:
-            if self._ended.is_set():
-                raise StopAsyncIteration
+        while not self._outbox and not self._ended.is_set():
             self._wake = trio.Event()
             await self._wake.wait()
+        # Until the next call the client has these bytes to take, or the end of the answer.
+        self._stall_scope.deadline = trio.current_time() + self._times.stall_timeout
+        if not self._outbox:
+            raise StopAsyncIteration
         data = b"".join(self._outbox)
         self._outbox.clear()
-        self._stall_scope.deadline = trio.current_time() + self._times.stall_timeout
         return data
 
     async def make_conditional(self, begin: int, end: int | None) -> int:
         """Ranges make no sense here; Quart never asks for them on its own."""
         raise NotImplementedError
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer has reached its end, good or bad."""
-        return self._ended.is_set()
 
     @property
     def progress(self) -> Progress:
@@ -145,13 +143,12 @@ class Lifeline(ResponseBody):
     async def _compute(self, task_status: trio.TaskStatus[None]) -> None:
         """Task 1: the prompt, then the text. Reports itself started when the engine has taken or refused it."""
         try:
-            with self._stall_scope:
-                async with self._engine.generate(self._request, on_progress=self._record.progress) as generation:
-                    self._generation = generation
-                    if self._answer.streams:
-                        self._commit(self._answer.start())
-                    task_status.started()
-                    await self._bring(generation)
+            async with self._engine.generate(self._request, on_progress=self._record.progress) as generation:
+                self._generation = generation
+                if self._answer.streams:
+                    self._commit()
+                task_status.started()
+                await self._bring(generation)
         except EngineError as error:
             self._fail(api_error(error))
         except Exception as error:
@@ -162,9 +159,6 @@ class Lifeline(ResponseBody):
                 self._record.cancelled(self.cause, self.progress, time.monotonic() - self._cancelled_at)
         if self._generation is None:
             task_status.started()
-        if self._stall_scope.cancelled_caught:
-            self.on_stall()
-            self._nursery.cancel_scope.cancel()
 
     async def _bring(self, generation: Generation) -> None:
         try:
@@ -173,8 +167,6 @@ class Lifeline(ResponseBody):
                 self._write_event(event)
         except trio.Cancelled:
             self._cancelled_at = time.monotonic()
-            if self._stall_scope.cancel_called:
-                self.cause = f"the client took no bytes for {self._times.stall_timeout:g} s"
             raise
 
     async def _heartbeat(self) -> None:
@@ -190,10 +182,18 @@ class Lifeline(ResponseBody):
             elif self._written_at == last:
                 self._write(self._answer.beat(self.progress))
 
-    def _commit(self, first: bytes) -> None:
+    async def _watch_client(self) -> None:
+        """Task 3: a client that takes no bytes is gone, also when the last bytes are all that it has to take."""
+        with self._stall_scope:
+            await trio.sleep_forever()
+        self.cause = f"the client took no bytes for {self._times.stall_timeout:g} s"
+        self._nursery.cancel_scope.cancel()
+        self.on_stall()
+
+    def _commit(self) -> None:
         """From here on the status is 200, and silence is broken."""
         self._committed = True
-        self._write(first)
+        self._write(self._answer.start())
         if self._times.heartbeat_interval > 0:
             self._nursery.start_soon(self._heartbeat)
 

@@ -8,7 +8,7 @@ from quart_trio import QuartTrio
 
 from ds4trio.api import chat_completions
 from ds4trio.api.answer import Answer
-from ds4trio.api.errors import ApiError, ContextLengthError, UnknownModelError
+from ds4trio.api.errors import ApiError, ContextLengthError, InvalidRequestError, UnknownModelError
 from ds4trio.config import Settings
 from ds4trio.engine import GenerationRequest
 from ds4trio.server.errors import UnsupportedMediaTypeError
@@ -36,6 +36,8 @@ def add_routes(app: QuartTrio, host: EngineHost, settings: Settings) -> None:
         host.check_model(task.model)
         engine, template = host.engine(), host.template()
         prompt = await engine.tokenize(lambda: template.render(task.messages))
+        if not prompt:
+            raise InvalidRequestError("the chat template makes an empty prompt of these messages", param="messages")
         room = engine.info.context_length - len(prompt)
         if room < 1:
             raise ContextLengthError(len(prompt), engine.info.context_length)

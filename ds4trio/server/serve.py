@@ -4,7 +4,6 @@ The listening socket carries TCP options that accepted sockets inherit: with ``T
 breaks a peer that vanished without a word or never reads (3 s set, broken after 3.5 s).
 """
 
-import contextlib
 import logging
 import os
 import signal
@@ -37,8 +36,8 @@ def listen(settings: Settings) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except socket.gaierror as error:
-        raise ConfigError(f"host = {settings.host!r}: {error.strerror}; give an address of this machine") from None
+    except (socket.gaierror, UnicodeError):
+        raise ConfigError(f"host = {settings.host!r}: no such address; give one of this machine's") from None
     listener = socket.socket(family, kind)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -63,11 +62,12 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-async def serve(settings: Settings, *, on_ready: Callable[[str, App], None] = lambda _url, _app: None) -> int:
+async def serve(settings: Settings, *, on_ready: Callable[[str, str], None] = lambda _url, _name: None) -> int:
     """Run a server until SIGTERM or SIGINT; returns the exit status.
 
-    A checkpoint. ``on_ready`` gets the URL and the app when the model is loaded. A second signal ends everything at
-    once. Raises `ConfigError` before anything is opened.
+    A checkpoint. ``on_ready`` gets the URL and the model's name when the model is loaded. A second signal ends
+    everything at once. An engine that fails ends the server with status 1, for its supervisor. Raises `ConfigError`
+    before anything is opened.
     """
     app = build_app(settings)
     with listen(settings) as listener:
@@ -78,10 +78,10 @@ async def serve(settings: Settings, *, on_ready: Callable[[str, App], None] = la
 
         async def report() -> None:
             await app.host.settled.wait()
-            if app.host.state == "failed":
-                stop.set()
-            else:
-                on_ready(url, app)
+            if app.host.state == "ready":
+                on_ready(url, app.host.names[0])
+            await app.host.failed.wait()
+            stop.set()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch_signals, app, stop, nursery.cancel_scope, settings.shutdown_grace)
@@ -107,15 +107,14 @@ async def _watch_signals(app: App, stop: trio.Event, everything: trio.CancelScop
 
 
 def hypercorn_config(listener: socket.socket, settings: Settings) -> Config:
-    """Hypercorn's settings for an open, bound ``listener``, which stays the caller's."""
+    """Hypercorn's settings for a ``listener``, whose descriptor becomes Hypercorn's own: it closes it at shutdown."""
     config = Config()
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]
+    config.bind = [f"fd://{listener.detach()}"]
     config.backlog = BACKLOG
     config.keep_alive_timeout = IDLE_CONNECTION_SECONDS
     config.graceful_timeout = settings.shutdown_grace * (1 - FAREWELL_SHARE)
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("ds4trio.hypercorn")
-    with contextlib.suppress(AttributeError):
-        config.errorlog.setLevel(logging.WARNING)
+    config.errorlog.setLevel(logging.WARNING)
     return config

@@ -3,13 +3,12 @@
 No socket and no thread, so it works under ``trio.testing.MockClock``.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import trio
-from quart_trio import QuartTrio
 
 from ds4trio.testing.clients import Arrival
 
@@ -67,7 +66,7 @@ class AsgiCall:
 
 @asynccontextmanager
 async def call_asgi(
-    app: QuartTrio,
+    app: Callable[..., Awaitable[None]],
     body: bytes | dict[str, Any] = b"",
     *,
     method: str = "POST",
@@ -96,7 +95,7 @@ async def call_asgi(
     async with trio.open_nursery() as nursery:
 
         async def run() -> None:
-            await app(scope, call._receive, call._send)  # type: ignore[arg-type]  # hypercorn's TypedDicts
+            await app(scope, call._receive, call._send)
             call.ended.set()
             call._news.set()
 

@@ -45,12 +45,15 @@ async def wait_for_running(server: ServerProcess, count: int) -> None:
             await trio.sleep(0.02)
 
 
-async def test_real_prefill_is_never_silent(server: ServerProcess) -> None:
-    async with open_client(server.port, chat_body(fresh_prompt(2500), max_tokens=4)) as client:
+async def test_real_prefill_is_never_silent() -> None:
+    async with (
+        run_server("--heartbeat-interval", "1") as server,
+        open_client(server.port, chat_body(fresh_prompt(2500), max_tokens=4)) as client,
+    ):
         await client.read_all()
     assert client.status == 200
     assert client.arrivals[0].at < 1
-    assert client.longest_silence < 5.5
+    assert client.longest_silence < 1.5
     assert len(client.times_of_beats) >= 1
     assert re.search(rb": prefill \d+/2\d\d\d \(\d+\.\d%\) \d+ t/s eta \d+s\n\n", client.body)
     assert client.body.endswith(b"data: [DONE]\n\n")
@@ -121,18 +124,18 @@ async def test_500_rude_clients_leak_nothing(server: ServerProcess) -> None:
         async with open_client(server.port, question) as client:
             return str(json.loads(await client.read_all())["choices"][0]["message"]["content"])
 
-    async def settled() -> tuple[int, int]:
-        """Descriptors and threads, once Trio's idle threads (10 s) and idle connections (15 s) are gone."""
-        await wait_until_idle(server)
-        await trio.sleep(16)
+    def held() -> tuple[int, int]:
         return server.open_descriptors(), server.threads()
 
     before_answer = await answer()
-    await cycles(24)
-    before = await settled()
+    await trio.sleep(16)  # Trio's idle threads (10 s) and Hypercorn's idle connections (15 s) are gone
+    before = held()
     await cycles(500)
-    after = await settled()
-    assert after == before
+    await wait_until_idle(server)
+    with trio.move_on_after(30):
+        while held() != before:  # noqa: ASYNC110 - another process
+            await trio.sleep(0.5)
+    assert held() == before
     assert await answer() == before_answer
     # Every sequence can still be used at once: none was lost.
     async with trio.open_nursery() as nursery:
@@ -238,10 +241,7 @@ async def test_port_is_open_and_honest_while_the_model_loads() -> None:
         run_server(ready=ready) as server,
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client,
     ):
-        first = await client.get("/health")
-        assert first.status_code in (200, 503)
-        if first.status_code == 503:
-            assert first.json()["status"] == "loading"
+        await client.get("/health")  # whatever it says, it answers
         await server.wait_log("try:")
         assert (await client.get("/health")).json() == {"status": "ok", "running": 0, "waiting": 0}
         (model,) = (await client.get("/v1/models")).json()["data"]

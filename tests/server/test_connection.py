@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import h2.connection
+import h2.settings
 import httpx2
 import hypercorn.trio
 import pytest
@@ -18,6 +19,7 @@ from ds4trio.config import Settings
 from ds4trio.engine.simulated import SimulatedEngine
 from ds4trio.server.app import build_app
 from ds4trio.server.serve import hypercorn_config, listen
+from ds4trio.server.wire import break_connection, open_sockets
 from ds4trio.testing import chat_body, open_client
 
 
@@ -30,13 +32,16 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    engine: SimulatedEngine, *, keep_alive_timeout: float = 75, **settings: Any
+    engine: SimulatedEngine, *, keep_alive_timeout: float = 75, send_buffer: int | None = None, **settings: Any
 ) -> AsyncGenerator[Serving, None]:
     """The app behind Hypercorn on a free port."""
     values = Settings(engine="simulated", port=0, **settings)
     app = build_app(values, engine=engine)
     stop, stopped = trio.Event(), trio.Event()
     with listen(values) as listener:
+        if send_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        port = listener.getsockname()[1]
         config = hypercorn_config(listener, values)
         config.keep_alive_timeout = keep_alive_timeout
         async with trio.open_nursery() as nursery:
@@ -46,7 +51,8 @@ async def serving(
                 stopped.set()
 
             await nursery.start(run)
-            yield Serving(listener.getsockname()[1], stop, stopped)
+            await app.host.settled.wait()
+            yield Serving(port, stop, stopped)
             stop.set()
 
 
@@ -64,8 +70,8 @@ async def wait_for_running(engine: SimulatedEngine, count: int) -> None:
 def peers_of_this_process() -> set[tuple[str, int]]:
     """The far ends of all TCP connections that are open here: the server runs in this process too."""
     peers = set()
-    for name in os.listdir("/dev/fd"):  # noqa: PTH208 - names only
-        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as connection:
+    for connection in open_sockets():
+        with suppress(OSError):
             peers.add(connection.getpeername())
     return peers
 
@@ -151,6 +157,24 @@ async def test_client_that_stops_reading_is_freed_and_others_are_unharmed(
                 await trio.sleep(0.01)
 
 
+async def test_client_that_does_not_take_the_end_of_a_complete_answer_is_freed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(socket, "TCP_USER_TIMEOUT")
+    engine = SimulatedEngine(prefill_tps=1e6, decode_tps=1e6, answer_tokens=2000)
+    async with (
+        serving(engine, stall_timeout=1.0, send_buffer=8192) as server,
+        open_client(server.port, chat_body("hi"), receive_buffer=4096) as stuck,
+    ):
+        await stuck.read()
+        address = stuck.stream.socket.getsockname()
+        await wait_for_running(engine, 0)
+        assert address in peers_of_this_process()
+        with trio.fail_after(5):
+            while address in peers_of_this_process():  # noqa: ASYNC110 - as above
+                await trio.sleep(0.01)
+
+
 async def test_server_stops_in_its_grace_although_a_client_does_not_read() -> None:
     engine = SimulatedEngine(prefill_tps=1e6, decode_tps=1e5, answer_tokens=10**7)
     async with (
@@ -175,33 +199,55 @@ async def test_http_2_streams() -> None:
     assert health.json() == {"status": "ok", "running": 0, "waiting": 0}
 
 
+@asynccontextmanager
+async def http_2_request(
+    port: int, window: int = 65535
+) -> AsyncGenerator[tuple[trio.SocketStream, h2.connection.H2Connection], None]:
+    """A chat request on stream 1 of a connection of its own, with the first bytes of its answer read."""
+    connection = h2.connection.H2Connection()
+    connection.initiate_connection()
+    connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
+    headers = {":method": "POST", ":path": "/v1/chat/completions", ":scheme": "http", ":authority": "x"}
+    connection.send_headers(1, [*headers.items(), ("content-type", "application/json")])
+    connection.send_data(1, json.dumps(chat_body("a long prompt")).encode(), end_stream=True)
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(connection.data_to_send())
+        received = b""
+        while b"assistant" not in received:
+            received += await stream.receive_some(65536)
+        yield stream, connection
+
+
 async def test_http_2_reset_of_one_stream_frees_the_engine() -> None:
     engine = SimulatedEngine(prefill_tps=1)
-    body = json.dumps(chat_body("a long prompt")).encode()
-    async with serving(engine) as server:
-        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
-        async with stream:
-            connection = h2.connection.H2Connection()
-            connection.initiate_connection()
-            connection.send_headers(
-                1,
-                [
-                    (":method", "POST"),
-                    (":path", "/v1/chat/completions"),
-                    (":scheme", "http"),
-                    (":authority", "x"),
-                    ("content-type", "application/json"),
-                ],
-            )
-            connection.send_data(1, body, end_stream=True)
-            await stream.send_all(connection.data_to_send())
-            received = b""
-            while b"assistant" not in received:
-                received += await stream.receive_some(65536)
-            assert engine.running == 1
-            connection.reset_stream(1)
-            await stream.send_all(connection.data_to_send())
-            await wait_for_running(engine, 0)
+    async with serving(engine) as server, http_2_request(server.port) as (stream, connection):
+        assert engine.running == 1
+        connection.reset_stream(1)
+        await stream.send_all(connection.data_to_send())
+        await wait_for_running(engine, 0)
+
+
+async def test_http_2_client_that_does_not_read_does_not_hold_up_the_servers_end() -> None:
+    engine = SimulatedEngine(prefill_tps=1e6, decode_tps=1e5, answer_tokens=10**7)
+    async with serving(engine, shutdown_grace=1.0) as server, http_2_request(server.port, 300):
+        server.stop.set()
+        with trio.fail_after(3):
+            await server.stopped.wait()
+
+
+async def test_nobody_is_let_in_any_more_once_the_server_stops() -> None:
+    async with serving(fast()) as server:
+        server.stop.set()
+        await server.stopped.wait()
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await trio.open_tcp_stream("127.0.0.1", server.port)
+
+
+async def test_looking_for_a_connection_leaves_no_descriptor_behind() -> None:
+    before = len(os.listdir("/dev/fd"))  # noqa: PTH208
+    for _ in range(5):
+        break_connection(("127.0.0.1", 1), ("127.0.0.1", 2))
+    assert len(os.listdir("/dev/fd")) == before  # noqa: PTH208
 
 
 async def test_body_over_the_limit_is_a_413() -> None:

@@ -114,6 +114,23 @@ async def test_template_error_is_a_400_with_the_templates_own_words(tmp_path: Pa
     assert error["code"] == "template_error"
 
 
+async def test_template_that_makes_an_empty_prompt_is_a_400(tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+    body = {"messages": [{"role": "system", "content": "be nice"}]}
+    error = await refused(body, settings={"chat_template": str(path)})
+    assert "empty prompt" in error["message"]
+
+
+async def test_deeply_nested_tool_calls_are_no_500() -> None:
+    nested = "{" + '"a":{' * 700 + "}" * 701
+    messages = f'[{{"role":"assistant","tool_calls":[{nested}]}},{{"role":"user","content":"hi"}}]'
+    body = f'{{"messages":{messages}}}'
+    async with running() as app, call_asgi(app, body.encode()) as answer:
+        await answer.ended.wait()
+    assert answer.status in (200, 400)
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "", "application/xml"])
 async def test_other_content_types_are_a_415(content_type: str) -> None:
     error = await refused(chat_body("hi"), 415, content_type=content_type)

@@ -47,7 +47,10 @@ class Span:
 
 
 class Outcome(enum.Enum):
-    """How ``llama_decode`` ended. Only after `DONE` has anything changed in the memory."""
+    """How ``llama_decode`` ended.
+
+    The memory has changed after `DONE`, may have after `FAILED`, and has after `ABORTED` where it cannot roll back.
+    """
 
     DONE = 0
     NO_CELLS = 1
@@ -58,11 +61,13 @@ class Outcome(enum.Enum):
 class Context:
     """An open ``llama_context``. A batch holds at most ``ubatch`` tokens."""
 
-    def __init__(self, pointer: llama_cpp.llama_context_p, options: ContextOptions) -> None:
+    def __init__(self, pointer: llama_cpp.llama_context_p) -> None:
         self.pointer = pointer
         self.length = int(llama_cpp.llama_n_ctx(pointer))
+        # llama.cpp takes no larger ubatch than the context, and a larger batch than that aborts the process.
+        self.ubatch = int(llama_cpp.llama_n_ubatch(pointer))
         self._memory = llama_cpp.llama_get_memory(pointer)
-        self._batch = llama_cpp.llama_batch_init(options.ubatch, 0, 1)
+        self._batch = llama_cpp.llama_batch_init(self.ubatch, 0, 1)
 
     def decode(self, spans: Sequence[Span]) -> tuple[Outcome, list[int]]:
         """Compute one batch and say for each span in which row its logits are (-1: it wanted none)."""
@@ -127,7 +132,7 @@ def open_context(model: Model, options: ContextOptions, abort: AbortFlag) -> Ite
             "types do not go with this model; try a smaller --ctx, or --cache-type-k f16 --cache-type-v f16"
         )
     abort.install(pointer)
-    context = Context(pointer, options)
+    context = Context(pointer)
     try:
         yield context
     finally:

@@ -60,6 +60,7 @@ class LlamaEngine:
         self._loaded = loaded
         self._admission = admission
         self._live: set[LlamaGeneration] = set()
+        self._ended = False
 
     @property
     def info(self) -> ModelInfo:
@@ -89,6 +90,8 @@ class LlamaEngine:
         self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = _ignore
     ) -> AsyncGenerator["LlamaGeneration", None]:
         """See `Engine.generate`."""
+        if self._ended:
+            raise EngineError("the engine has stopped")
         generation = LlamaGeneration(self._worker, self._admission, request, on_progress)
         self._live.add(generation)
         try:
@@ -98,6 +101,7 @@ class LlamaEngine:
             self._live.discard(generation)
 
     def _worker_ended(self) -> None:
+        self._ended = True
         for generation in self._live:
             generation._receive(EngineError("the engine has stopped"))
             generation._receive(Released())

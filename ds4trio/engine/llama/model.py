@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,9 @@ class Model:
 
     def __init__(self, pointer: llama_cpp.llama_model_p) -> None:
         self.pointer = pointer
+        self._tokenizing = 0
+        self._closed = False
+        self._quiet = threading.Condition()
         self._vocab = llama_cpp.llama_model_get_vocab(pointer)
         self.trained_context_length = int(llama_cpp.llama_model_n_ctx_train(pointer))
         self.vocabulary_size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
@@ -90,8 +94,10 @@ class Model:
         """The model's own sampling defaults where the file has them, else this server's."""
         values: dict[str, float | int] = {}
         for key, (name, kind) in SAMPLING_KEYS.items():
-            if text := self.metadata(key):
-                values[name] = kind(float(text))
+            try:
+                values[name] = kind(float(self.metadata(key) or ""))
+            except ValueError:  # no such key, or no number in it
+                continue
         return Sampling(**values)  # type: ignore[arg-type]  # the table's kinds match the fields
 
     def metadata(self, key: str) -> str | None:
@@ -103,8 +109,28 @@ class Model:
     def tokenize(self, text: str) -> list[int]:
         """Token ids of ``text``. Special tokens written in it count as such, since templates write them.
 
-        A beginning-of-sequence token is added where the model wants one and the text does not start with it.
+        A beginning-of-sequence token is added where the model wants one and the text does not start with it. Raises
+        `EngineError` after `close`.
         """
+        with self._quiet:
+            if self._closed:
+                raise EngineError("the engine has stopped")
+            self._tokenizing += 1
+        try:
+            return self._tokenize(text)
+        finally:
+            with self._quiet:
+                self._tokenizing -= 1
+                self._quiet.notify_all()
+
+    def close(self) -> None:
+        """Free the model once no thread tokenizes with it; blocks until then."""
+        with self._quiet:
+            self._closed = True
+            self._quiet.wait_for(lambda: self._tokenizing == 0)
+        llama_cpp.llama_model_free(self.pointer)
+
+    def _tokenize(self, text: str) -> list[int]:
         data = text.encode(errors="replace")
         add_bos = self._adds_bos and not (self.bos_token and text.startswith(self.bos_token))
         room = len(data) + 2
@@ -154,7 +180,8 @@ def load_model(path: str, *, n_gpu_layers: int, on_progress: Callable[[float], b
     pointer = llama_cpp.llama_model_load_from_file(path.encode(), params)
     if not pointer:
         raise EngineError(f"llama.cpp cannot load {path}: not a GGUF file, damaged, or of an unknown architecture")
+    model = Model(pointer)
     try:
-        yield Model(pointer)
+        yield model
     finally:
-        llama_cpp.llama_model_free(pointer)
+        model.close()

@@ -37,6 +37,9 @@ __all__ = ["Loaded", "LoadProgress", "Post", "Released", "Sequence", "Update", "
 
 log = logging.getLogger("ds4trio.engine")
 
+# Tokens of context when none were asked for: enough for an agent, and no surprise for the memory.
+MOST_CONTEXT = 32_768
+
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
@@ -64,13 +67,12 @@ Post = Callable[[list[Callable[[], None]]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What the worker opens; ``context_length`` 0 takes the model's own, at most ``most_context``."""
+    """What the worker opens; a context length of 0 takes the model's own, at most `MOST_CONTEXT`."""
 
     path: str
     name: str
     n_gpu_layers: int
     context: ContextOptions
-    most_context: int = 32_768
 
 
 @dataclass(slots=True, eq=False)
@@ -152,6 +154,13 @@ class Worker:
 
     def run(self, on_load: Callable[[LoadProgress | Loaded], None]) -> None:
         """Load the model and compute until `close`. Blocks. Raises `EngineError` if the model cannot be loaded."""
+        try:
+            self._load_and_serve(on_load)
+        except EngineError:
+            if not self._closing:  # a load that was given up is no failure
+                raise
+
+    def _load_and_serve(self, on_load: Callable[[LoadProgress | Loaded], None]) -> None:
 
         def loading(fraction: float) -> bool:
             self._post([lambda: on_load(LoadProgress(fraction))])
@@ -161,7 +170,7 @@ class Worker:
         with load_model(options.path, n_gpu_layers=options.n_gpu_layers, on_progress=loading) as model:
             sizes = options.context
             if not sizes.context_length:
-                length = min(model.trained_context_length, options.most_context)
+                length = min(model.trained_context_length, MOST_CONTEXT)
                 sizes = replace(sizes, context_length=length)
             with open_context(model, sizes, self._abort) as context:
                 loaded = Loaded(_describe(model, context, options.name), model.tokenize)
@@ -169,7 +178,7 @@ class Worker:
                 self._serve(model, context, sizes)
 
     def _serve(self, model: Model, context: Context, sizes: ContextOptions) -> None:
-        self._model, self._context, self._ubatch = model, context, sizes.ubatch
+        self._model, self._context = model, context
         self._memory = model.memory
         self._slots = SlotTable(sizes.sequences, whole_only=self._memory.whole_only, window=self._memory.window)
         try:
@@ -207,7 +216,7 @@ class Worker:
         placed = [sequence for sequence in self._sequences if sequence.slot is not None]
         take = compose(
             [sequence.left for sequence in placed],
-            ubatch=self._ubatch,
+            ubatch=self._context.ubatch,
             mixed=not self._memory.whole_only,
             chunk_turn=self._chunk_turn,
         )

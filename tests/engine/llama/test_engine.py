@@ -19,6 +19,7 @@ from ds4trio.engine import (
     TextDelta,
 )
 from ds4trio.engine.llama import LlamaOptions, open_llama_engine
+from ds4trio.engine.llama.context import Context
 
 pytestmark = pytest.mark.slow
 
@@ -245,19 +246,43 @@ async def test_closing_the_engine_ends_its_thread_and_its_requests(options: Llam
             await trio.sleep(0.05)
 
 
+async def test_context_smaller_than_a_batch_is_no_trap(options: LlamaOptions) -> None:
+    async with open_llama_engine(replace(options, context_length=256, ubatch=512)) as engine:
+        prompt = (await tokens(engine, STORY * 20))[:120]
+        async with trio.open_nursery() as nursery:
+            for first in range(4):
+                nursery.start_soon(ask, engine, [first + 100, *prompt])
+
+
+async def test_worker_that_dies_fails_its_requests_and_every_later_one(
+    options: LlamaOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("boom")
+
+    with trio.fail_after(10), pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="boom")):
+        async with open_llama_engine(options) as engine:
+            prompt = await tokens(engine, QUESTION)
+            monkeypatch.setattr(Context, "decode", explode)
+            with trio.CancelScope(shield=True):  # the engine's end cancels this block: go on regardless
+                for _ in range(2):
+                    with pytest.raises(EngineError, match="the engine has stopped"):
+                        await ask(engine, prompt)
+                with pytest.raises(EngineError, match="the engine has stopped"):
+                    await tokens(engine, QUESTION)
+            await trio.sleep_forever()
+
+
+async def test_load_that_is_given_up_is_no_failure(options: LlamaOptions) -> None:
+    with trio.fail_after(10), trio.CancelScope() as scope:
+        async with open_llama_engine(options, on_load=lambda _: scope.cancel()):
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
 async def test_file_that_is_no_model_is_a_clear_error(options: LlamaOptions, tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(100))
     with pytest.RaisesGroup(pytest.RaisesExc(EngineError, match="cannot load .*broken.gguf")):
         async with open_llama_engine(replace(options, path=path)):
             pass
-
-
-async def test_unicode_survives_token_borders(options: LlamaOptions) -> None:
-    async with open_llama_engine(options) as engine:
-        emoji = await tokens(engine, "🦊")
-        assert len(emoji) > 1
-        bias = dict.fromkeys(emoji[:1], 100.0)
-        text, _ = await ask(engine, QUESTION, sampling=replace(GREEDY, logit_bias=bias), max_tokens=2)
-    assert text.encode()  # no cut character leaks as anything but U+FFFD
-    assert set(text) <= {"\ufffd"}
