@@ -5,55 +5,18 @@ import os
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import h2.connection
 import h2.settings
 import httpx2
-import hypercorn.trio
 import pytest
 import trio
 
-from ds4trio.config import Settings
 from ds4trio.engine.simulated import SimulatedEngine
-from ds4trio.server.app import build_app
-from ds4trio.server.serve import hypercorn_config, listen
 from ds4trio.server.wire import break_connection, open_sockets
 from ds4trio.testing import chat_body, open_client
-
-
-@dataclass
-class Serving:
-    port: int
-    stop: trio.Event
-    stopped: trio.Event
-
-
-@asynccontextmanager
-async def serving(
-    engine: SimulatedEngine, *, keep_alive_timeout: float = 75, send_buffer: int | None = None, **settings: Any
-) -> AsyncGenerator[Serving, None]:
-    """The app behind Hypercorn on a free port."""
-    values = Settings(engine="simulated", port=0, **settings)
-    app = build_app(values, engine=engine)
-    stop, stopped = trio.Event(), trio.Event()
-    with listen(values) as listener:
-        if send_buffer is not None:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        port = listener.getsockname()[1]
-        config = hypercorn_config(listener, values)
-        config.keep_alive_timeout = keep_alive_timeout
-        async with trio.open_nursery() as nursery:
-
-            async def run(task_status: trio.TaskStatus[list[str]]) -> None:
-                await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait, task_status=task_status)
-                stopped.set()
-
-            await nursery.start(run)
-            await app.host.settled.wait()
-            yield Serving(port, stop, stopped)
-            stop.set()
+from tests.serving import serving
 
 
 def fast(**options: Any) -> SimulatedEngine:
