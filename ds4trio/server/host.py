@@ -45,9 +45,10 @@ class EngineHost:
         """Open the engine and keep it open until cancelled. Never raises: a failure becomes the state."""
         try:
             if self._engine is not None:
-                await self._keep(self._engine)
+                await self._keep(self._engine, self._compile_template(self._engine.info))
             elif self._path is None:
-                await self._keep(_simulated(self._settings))
+                engine = _simulated(self._settings)
+                await self._keep(engine, self._compile_template(engine.info))
             else:
                 await self._run_llama(self._path)
         except* (EngineError, TemplateFailedError) as group:
@@ -111,11 +112,12 @@ class EngineHost:
                 engine.info.context_length,
                 options.threads,
             )
-            await self._keep(engine)
+            # A stranger's source, and Jinja computes constants while it compiles: not on the event loop.
+            template = await trio.to_thread.run_sync(self._compile_template, engine.info)
+            await self._keep(engine, template)
 
-    async def _keep(self, engine: Engine) -> None:
-        # A stranger's source, and Jinja computes constants while it compiles: not on the event loop.
-        self._template = await trio.to_thread.run_sync(self._compile_template, engine.info)
+    async def _keep(self, engine: Engine, template: ChatTemplate | None) -> None:
+        self._template = template
         self._engine = engine
         self.state = "ready"
         self.settled.set()
