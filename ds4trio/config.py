@@ -95,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0.5, le=DAY, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
     ] = 5.0
-    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="largest request body")] = 32 * 1024 * 1024
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="largest request body")] = 16 * 1024 * 1024
     body_timeout: Annotated[float, Meta(gt=0, le=DAY, description="seconds that a request body may take to arrive")] = (
         60.0
     )

@@ -83,7 +83,8 @@ class LlamaEngine:
 
     async def tokenize(self, render: Callable[[], str]) -> list[int]:
         """Render and tokenize in one worker thread of Trio's own; llama.cpp computes nothing for it."""
-        return await trio.to_thread.run_sync(lambda: self._loaded.tokenize(render()))
+        model = self._loaded.model
+        return await trio.to_thread.run_sync(lambda: model.tokenize(render(), check=trio.from_thread.check_cancelled))
 
     @asynccontextmanager
     async def generate(

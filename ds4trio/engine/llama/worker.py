@@ -50,10 +50,10 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The model is ready; ``tokenize`` may be called from any thread."""
+    """The model is ready; its tokenizer may be used from any thread."""
 
     info: ModelInfo
-    tokenize: Callable[[str], list[int]]
+    model: Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,7 @@ class Worker:
                 length = min(model.trained_context_length, MOST_CONTEXT)
                 sizes = replace(sizes, context_length=length)
             with open_context(model, sizes, self._abort) as context:
-                loaded = Loaded(_describe(model, context, options.name), model.tokenize)
+                loaded = Loaded(_describe(model, context, options.name), model)
                 self._post([lambda: on_load(loaded)])
                 self._serve(model, context, sizes)
 
