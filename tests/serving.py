@@ -6,13 +6,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import hypercorn.trio
 import trio
 
 from ds4trio.config import Settings
 from ds4trio.engine import Engine
 from ds4trio.server.app import App, build_app
-from ds4trio.server.serve import hypercorn_config, listen
+from ds4trio.server.serve import hypercorn_config, listen, run_hypercorn
 
 
 @dataclass
@@ -40,7 +39,7 @@ async def serving(
         async with trio.open_nursery() as nursery:
 
             async def run(task_status: trio.TaskStatus[list[str]]) -> None:
-                await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait, task_status=task_status)
+                await run_hypercorn(app, config, stop=stop, task_status=task_status)
                 stopped.set()
 
             await nursery.start(run)

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import h2.config
 import h2.connection
 import h2.settings
 import httpx2
@@ -188,6 +189,30 @@ async def test_http_2_reset_of_one_stream_frees_the_engine() -> None:
         connection.reset_stream(1)
         await stream.send_all(connection.data_to_send())
         await wait_for_running(engine, 0)
+
+
+async def test_http_2_that_hypercorn_breaks_on_does_not_take_the_server_from_others() -> None:
+    async with serving(fast()) as server:
+        for headers, answered_first in (
+            ([(":method", "GET"), (":scheme", "http"), (":authority", "x")], False),
+            ([(":method", "POST"), (":path", "/x"), (":scheme", "http"), (":authority", "x")], True),
+        ):
+            configuration = h2.config.H2Configuration(validate_outbound_headers=False)
+            connection = h2.connection.H2Connection(configuration)
+            connection.initiate_connection()
+            connection.send_headers(1, headers)
+            async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                await stream.send_all(connection.data_to_send())
+                if answered_first:
+                    received = b""
+                    while b"error" not in received:
+                        received += await stream.receive_some(65536)
+                    connection.send_data(1, b"late", end_stream=True)
+                    await stream.send_all(connection.data_to_send())
+                with trio.move_on_after(0.5):
+                    await read_to_end(stream)
+        async with open_client(server.port, chat_body("hi", max_tokens=2)) as client:
+            assert b"[DONE]" in await client.read_all()
 
 
 async def test_http_2_client_that_does_not_read_does_not_hold_up_the_servers_end() -> None:
