@@ -108,7 +108,8 @@ class GuardedConnection(TCPServer):
     """Hypercorn's connection, whose faults stay its own.
 
     Hypercorn 0.18 lets whatever a connection raises end the whole server, and malformed HTTP/2 makes it raise (a
-    request without ``:path``, data for a stream that is answered already): one client could take the server from all others.
+    request without ``:path``, data for a stream that is answered already): one client could take the server from all
+    others.
     """
 
     async def run(self) -> None:
