@@ -14,7 +14,7 @@ from ds4trio.config import ConfigError, Settings, demo_model
 from ds4trio.engine import Engine, EngineError, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
 
-__all__ = ["EngineHost"]
+__all__ = ["EngineHost", "first_leaf"]
 
 log = logging.getLogger("ds4trio")
 
@@ -52,7 +52,7 @@ class EngineHost:
             else:
                 await self._run_llama(self._path)
         except* (EngineError, TemplateFailedError) as group:
-            self._fail(str(_first_leaf(group)))
+            self._fail(str(first_leaf(group)))
         except* Exception as group:
             log.error("the engine broke down", exc_info=group)
             self._fail("the engine broke down; the server's log says more")
@@ -175,7 +175,8 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception in a group that is no group itself."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

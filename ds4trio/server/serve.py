@@ -18,6 +18,7 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from ds4trio.config import ConfigError, Settings
 from ds4trio.server.app import App, build_app
+from ds4trio.server.host import first_leaf
 
 __all__ = ["hypercorn_config", "listen", "run_hypercorn", "serve"]
 
@@ -117,7 +118,8 @@ class GuardedConnection(TCPServer):
         try:
             await super().run()
         except* Exception as group:
-            log.warning("a connection was closed for a protocol error: %r", group.exceptions[0])
+            # Only the kind: the exception itself may hold what the client sent.
+            log.warning("a connection was closed for a protocol error: %s", type(first_leaf(group)).__name__)
 
 
 async def run_hypercorn(
