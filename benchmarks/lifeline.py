@@ -7,65 +7,21 @@ so it holds the event loops of both sides too.
 """
 
 import json
-import math
-import platform
 import random
 import re
 import statistics
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import click
 import trio
 
-from ds4trio.testing import Arrival, ServerProcess, StreamClient, chat_body, open_client, run_server
+from benchmarks.report import Report, milliseconds, percentile
+from ds4trio.testing import Arrival, ServerProcess, StreamClient, chat_body, fresh_prompt, open_client, run_server
 
 LONG_TOKENS = 2500
 FREED = re.compile(r"cancelled in (\w+) \(prefill (\d+)/\d+, output \d+\): the client has gone, freed in ([\d.]+) ms")
 CHUNK = re.compile(r"prefill chunk (\d+)/")
-WORDS = ("river", "table", "green", "seven", "cloud", "paper", "music", "stone", "light", "winter", "garden", "train")
-
-
-@dataclass
-class Report:
-    """Rows of the table."""
-
-    rows: list[tuple[str, str, str, bool]] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """Whether every bar was kept."""
-        return all(holds for *_, holds in self.rows)
-
-    def add(self, what: str, measured: str, bar: str, holds: bool) -> None:
-        """A figure, what was asked of it, and whether it holds."""
-        self.rows.append((what, measured, bar, holds))
-        click.echo(f"  {what}: {measured} ({bar}) {'holds' if holds else 'DOES NOT HOLD'}", err=True)
-
-    def __str__(self) -> str:
-        lines = ["| what | measured | bar | holds |", "|---|---|---|---|"]
-        lines += [
-            f"| {what} | {measured} | {bar} | {'yes' if holds else '**no**'} |"
-            for what, measured, bar, holds in self.rows
-        ]
-        return "\n".join(lines)
-
-
-def fresh_prompt(tokens: int) -> str:
-    """A prompt of about this many tokens that shares no prefix with any other."""
-    return " ".join(random.choices(WORDS, k=tokens - 40))
-
-
-def percentile(values: list[float], share: float) -> float:
-    """The value that ``share`` of the values do not exceed."""
-    return sorted(values)[math.ceil(share * len(values)) - 1]
-
-
-def milliseconds(values: list[float]) -> str:
-    """Median, p99 where there are enough values for one, maximum."""
-    p99 = f"p99 {1000 * percentile(values, 0.99):.0f} ms, " if len(values) >= 50 else ""
-    return f"median {1000 * statistics.median(values):.0f} ms, {p99}max {1000 * max(values):.0f} ms"
 
 
 async def short_first_token(server: ServerProcess) -> float:
@@ -247,11 +203,7 @@ async def run(tries: int, model: str | None) -> Report:
 @click.option("--model", help="GGUF file; default: the demo model")
 def main(tries: int, model: str | None) -> None:
     """Measure a real server and print a table."""
-    report = trio.run(run, tries, model)
-    click.echo(f"\n{platform.machine()}, {platform.python_version()}, {len(report.rows)} figures\n")
-    click.echo(str(report))
-    if not report.holds:
-        raise SystemExit(1)
+    trio.run(run, tries, model).show()
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ text), ``engine`` (what computes), ``cache`` (what is kept). Imports point in th
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from quart_trio import QuartTrio
-
     from ds4trio.config import Settings
+    from ds4trio.server.app import App
 
 __all__ = ["create_app", "__version__"]
 __version__ = "0.1.0"
 
 
-def create_app(settings: "Settings | None" = None) -> "QuartTrio":
+def create_app(settings: "Settings | None" = None) -> "App":
     """Build the application; without ``settings`` they are read from ``DS4TRIO_*`` and the TOML file it names.
 
     Returns an ASGI application for ``hypercorn -k trio 'ds4trio:create_app()'``. The model is loaded when the

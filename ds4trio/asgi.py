@@ -1,7 +1,18 @@
 """The application that ``hypercorn -k trio ds4trio.asgi:app`` serves, configured by ``DS4TRIO_*`` variables."""
 
+import logging
+import sys
+
 from ds4trio import create_app
+from ds4trio.config import ConfigError
 
 __all__ = ["app"]
 
-app = create_app()
+try:
+    app = create_app()
+except ConfigError as error:
+    # Hypercorn would bury the one line that says what to do under a traceback.
+    sys.exit(f"ds4trio: {error}")
+
+# Somebody who brings a logging configuration keeps it; otherwise the request log would go nowhere.
+logging.basicConfig(level=app.settings.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

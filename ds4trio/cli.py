@@ -21,14 +21,21 @@ def main() -> None:
     """A local LLM server for coding agents: never silent, never computing for a client that left."""
 
 
+def _shown(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return f"{default:g}" if isinstance(default, float) else str(default or (0 if default == 0 else ""))
+
+
 def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
     """One option per setting; an option that is not given is not passed on, so other sources keep their say."""
     hints = get_type_hints(Settings, include_extras=True)
+    defaults = {name: default for name, _, default in describe_settings()}
     for name in reversed(field_names()):
         kind = hints[name].__origin__
         meta = next(item for item in hints[name].__metadata__ if isinstance(item, msgspec.Meta))
         flag = f"--{name.replace('_', '-')}"
-        options: dict[str, Any] = {"default": None, "help": meta.description}
+        options: dict[str, Any] = {"default": None, "help": f"{meta.description} [{_shown(defaults[name]) or 'none'}]"}
         if kind is bool:
             flag += f"/--no-{name.replace('_', '-')}"
         elif get_origin(kind) is tuple:
@@ -74,10 +81,16 @@ def settings() -> None:
         click.echo(f"| `--{name.replace('_', '-')}` | {_shown(default)} | {meaning} |")
 
 
-def _shown(default: object) -> str:
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return f"{default:g}" if isinstance(default, float) else str(default or (0 if default == 0 else ""))
+@main.command()
+def heartbeats() -> None:
+    """Print the clients that get another heartbeat than the operator chose, with the evidence, as a Markdown table."""
+    from ds4trio.server.heartbeat import EXCEPTIONS  # noqa: PLC0415 - --help stays fast
+
+    click.echo("| client | `User-Agent` begins with | what it gets | why |")
+    click.echo("|---|---|---|---|")
+    for row in EXCEPTIONS:
+        gets = "events also with `--heartbeat comment`" if row.events else f"a beat every {row.interval:.1f} s"
+        click.echo(f"| {row.client} | `{row.user_agent}` | {gets} | {row.evidence} |")
 
 
 def _say_ready(url: str, name: str) -> None:

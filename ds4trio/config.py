@@ -79,6 +79,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_interval: Annotated[
         float, Meta(ge=0, le=DAY, description="longest silence on a running stream, seconds; 0: no heartbeat")
     ] = 5.0
+    heartbeat: Annotated[
+        Literal["both", "event", "comment", "off"],
+        Meta(description="what a beat is: a comment with the progress, an event of the protocol, both in one, nothing"),
+    ] = "both"
     json_grace: Annotated[
         float,
         Meta(
@@ -178,7 +182,8 @@ def _convert(name: str, value: object, source: str) -> object:
         # Variables and flags are text: "8123" is a port and "true" a bool. TOML's own numbers need no such help.
         return msgspec.convert(value, annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source} = {value!r}: {_plain(error)}. It means: {_description(name)}") from None
+        words = "; say true or false" if annotation.__origin__ is bool else ""
+        raise ConfigError(f"{source} = {value!r}: {_plain(error)}{words}. It means: {_description(name)}") from None
 
 
 def _suggestion(name: str) -> str:

@@ -1,15 +1,21 @@
 """Errors that clients may see. Each protocol puts them into its own shape."""
 
 from collections.abc import Mapping
+from typing import Any
+
+import msgspec
 
 __all__ = [
     "ApiError",
+    "CancelledError",
     "ContextLengthError",
     "InvalidRequestError",
     "OverloadedError",
     "TooManyRequestsError",
     "UnknownModelError",
     "InternalError",
+    "openai_error",
+    "openai_error_document",
 ]
 
 
@@ -50,12 +56,12 @@ class InvalidRequestError(ApiError):
 class ContextLengthError(InvalidRequestError):
     """The prompt leaves no room for an answer."""
 
-    def __init__(self, prompt_tokens: int, context_length: int) -> None:
+    def __init__(self, prompt_tokens: int, context_length: int, *, param: str) -> None:
         super().__init__(
             f"the prompt has {prompt_tokens} tokens and this server's context {context_length}, which must also hold "
             "the answer; shorten the conversation or start the server with a larger --ctx",
             code="context_length_exceeded",
-            param="messages",
+            param=param,
             details={"n_prompt_tokens": prompt_tokens, "n_ctx": context_length},
         )
 
@@ -87,7 +93,34 @@ class TooManyRequestsError(OverloadedError):
     kind = "rate_limit_error"
 
 
+class CancelledError(ApiError):
+    """Somebody who may do so has ended the answer."""
+
+    status = 499
+
+    def __init__(self) -> None:
+        super().__init__("the request was cancelled", code="cancelled")
+
+
 class InternalError(ApiError):
     """A fault of the server; the message says nothing of the request."""
 
     status = 500
+
+
+def openai_error(error: ApiError) -> dict[str, Any]:
+    """The error object that OpenAI's protocols share."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.kind,
+            "param": error.param,
+            "code": error.code,
+            **error.details,
+        }
+    }
+
+
+def openai_error_document(error: ApiError) -> bytes:
+    """The same as a JSON document."""
+    return msgspec.json.encode(openai_error(error))

@@ -2,7 +2,7 @@
 
 import msgspec
 
-__all__ = ["comment", "data"]
+__all__ = ["comment", "data", "event"]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -15,3 +15,8 @@ def comment(text: str) -> bytes:
 def data(value: object) -> bytes:
     """One event with ``value`` as JSON. JSON never holds a raw line break, so one ``data`` line suffices."""
     return b"data: %s\n\n" % _encode(value)
+
+
+def event(name: str, value: object) -> bytes:
+    """The same with an event name."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), _encode(value))

@@ -1,10 +1,52 @@
-"""Between messages and text: what a conversation is, and how a model's template writes it down.
+"""Between messages and text: what a conversation is, how a model's template writes it down, and what its answer means.
 
 Pure: no HTTP, no engine, no clock. `messages` are the values that every protocol is parsed into, `template` renders
-them with the model's own Jinja source.
+them with the model's own Jinja source, `events` are what the model's raw text turns out to be.
 """
 
-from ds4trio.chat.messages import Message
-from ds4trio.chat.template import ChatTemplate, TemplateFailedError
+from ds4trio.chat.events import (
+    ContentDelta,
+    OutputEvent,
+    Reader,
+    ReasoningDelta,
+    TextReader,
+    ToolCallDelta,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from ds4trio.chat.grammar import UnenforceableError
+from ds4trio.chat.messages import (
+    Conversation,
+    Message,
+    OutputFormat,
+    Role,
+    Thinking,
+    Tool,
+    ToolCall,
+    ToolChoice,
+)
+from ds4trio.chat.model import ChatModel, Prompt
+from ds4trio.chat.template import TemplateFailedError
 
-__all__ = ["ChatTemplate", "Message", "TemplateFailedError"]
+__all__ = [
+    "ChatModel",
+    "ContentDelta",
+    "Conversation",
+    "Message",
+    "OutputEvent",
+    "OutputFormat",
+    "Prompt",
+    "Reader",
+    "ReasoningDelta",
+    "Role",
+    "TemplateFailedError",
+    "TextReader",
+    "Thinking",
+    "Tool",
+    "ToolCall",
+    "ToolCallDelta",
+    "ToolCallEnd",
+    "ToolCallStart",
+    "ToolChoice",
+    "UnenforceableError",
+]

@@ -7,7 +7,7 @@ import enum
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 __all__ = [
     "Engine",
@@ -17,14 +17,20 @@ __all__ = [
     "Finished",
     "Generation",
     "GenerationRequest",
+    "Guide",
     "ModelInfo",
     "Phase",
     "Progress",
     "QueueFullError",
     "Sampling",
     "TextDelta",
+    "Tokenizer",
+    "TokenLogprob",
     "Usage",
 ]
+
+
+T = TypeVar("T")
 
 
 class EngineError(Exception):
@@ -97,18 +103,51 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
 
 
+class Guide(Protocol):
+    """Watches one generation token by token and says how the next token is drawn.
+
+    Called on the thread that computes, so it must be quick and must not touch anything that others use.
+    """
+
+    def observe(self, text: str, *, special: bool) -> None:
+        """Take the text of what was just sampled; ``special`` as in `TextDelta`. Text may be empty."""
+        ...
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the next token is the likeliest one, whatever the request's temperature says."""
+        ...
+
+    @property
+    def forced(self) -> str:
+        """Text that the answer has to go on with now, special tokens spelled out; empty for none.
+
+        It is tokenized, appended as if it had been sampled, and observed.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """One prompt, ready to be computed.
 
     ``prompt`` are token ids, at least one. At most ``max_tokens`` are sampled; fewer when the context ends first.
-    Text ends before the first of the ``stop`` strings.
+    Text ends before the first of the ``stop`` strings. ``markers`` are special tokens that the reader wants to know
+    as such, id → text; other control tokens leave no text. ``grammar`` is what llguidance's ``grammar_from`` returns:
+    every sampled token obeys it. ``guide`` watches, see `Guide`; each request needs one of its own. ``top_logprobs``
+    asks for the logprob of each token and of so many alternatives, None for none at all. With ``ignore_eos`` the
+    model cannot end the answer itself.
     """
 
     prompt: Sequence[int]
     max_tokens: int
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
+    markers: Mapping[int, str] = field(default_factory=dict)
+    grammar: str | None = None
+    guide: Guide | None = None
+    top_logprobs: int | None = None
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +163,45 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A sampled token, its natural log probability before sampling settings, and the likeliest alternatives.
+
+    ``data`` are the bytes that the token stands for. ``top`` is sorted, likeliest first.
+    """
+
+    token: int
+    data: bytes
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """Text that is final: no stop string can begin in it and no character is cut.
 
-    ``output_tokens`` were sampled so far.
+    ``output_tokens`` were sampled so far. ``special`` text is exactly one special token of the request's ``markers``,
+    so it cannot be confused with a text that spells it. ``logprobs`` are those of the tokens since the last delta;
+    with them the text may be empty.
     """
 
     text: str
     output_tokens: int
+    special: bool = False
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event. ``stop_sequence`` is the stop string that ended the text, if one did."""
+    """The last event. ``stop_sequence`` is the stop string that ended the text, if one did.
+
+    ``prefill_seconds`` and ``decode_seconds`` are what the two phases took, queueing not counted.
+    """
 
     reason: FinishReason
     usage: Usage
     stop_sequence: str | None = None
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +210,7 @@ class ModelInfo:
 
     ``context_length`` is the number of tokens that prompt and answer may have together, ``trained_context_length``
     what the model was made for. ``chat_template`` is Jinja source, or None where the file has none.
+    ``special_tokens`` maps the text of every control and user-defined token to its id.
     """
 
     name: str
@@ -161,6 +223,24 @@ class ModelInfo:
     sampling: Sampling = field(default_factory=Sampling)
     parameters: int = 0
     size_bytes: int = 0
+    vocabulary_size: int = 0
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+class Tokenizer(Protocol):
+    """The model's tokenizer, inside `Engine.prepare` only. Its methods block and are no checkpoints."""
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of ``text``.
+
+        ``add_special`` adds the beginning-of-sequence token where the model wants one and the text has none;
+        ``parse_special`` counts special tokens that are written in the text as such.
+        """
+        ...
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token, special tokens spelled out. Raises `ValueError` for an id that does not exist."""
+        ...
 
 
 class Generation(Protocol):
@@ -192,10 +272,11 @@ class Engine(Protocol):
         """What is known of the model. Not a checkpoint."""
         ...
 
-    async def tokenize(self, render: Callable[[], str]) -> list[int]:
-        """Call ``render`` and turn its text, special tokens included, into token ids, off the event loop.
+    async def prepare(self, build: Callable[[Tokenizer], T]) -> T:
+        """Call ``build`` off the event loop: parsing, rendering and tokenizing of long prompts belong there.
 
-        A checkpoint. Cancelling it waits for the thread that renders. Raises what ``render`` raises.
+        A checkpoint. Cancelling it waits for the thread, which gives up at its next piece of text. Raises what
+        ``build`` raises.
         """
         ...
 

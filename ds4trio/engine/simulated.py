@@ -5,18 +5,34 @@ waiting is ``trio.sleep``, the only state is which prefixes were seen. Prefills 
 as on a real one, so a prompt behind a slow one is slow too.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import chain, count, islice
+from typing import TypeVar
 
 import trio
 
 from ds4trio.cache import Slot, SlotTable
 from ds4trio.engine.admission import Admission, Ticket
-from ds4trio.engine.base import Finished, GenerationRequest, ModelInfo, Phase, Progress, TextDelta, Usage
-from ds4trio.engine.text import StopFilter
+from ds4trio.engine.answer import Answer, guidance
+from ds4trio.engine.base import (
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    ModelInfo,
+    Phase,
+    Progress,
+    TextDelta,
+    Tokenizer,
+    TokenLogprob,
+    Usage,
+)
 
-__all__ = ["SimulatedEngine"]
+__all__ = ["SimulatedEngine", "SimulatedTokenizer"]
+
+T = TypeVar("T")
 
 BYTES_PER_TOKEN = 4
 TEMPLATE = (
@@ -31,12 +47,41 @@ def _no_progress(_: Progress) -> None:
     pass
 
 
+class SimulatedTokenizer:
+    """Implements `Tokenizer`: four bytes of UTF-8 are one token, and nothing is special."""
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """The bytes as numbers, behind a leading 1 that keeps "\\0a" and "a" apart."""
+        return [_token(piece) for piece in _pieces(text)]
+
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token. Raises `ValueError` for a number that stands for none."""
+        return [_bytes(token) for token in tokens]
+
+
+def _pieces(text: str) -> Iterator[bytes]:
+    data = text.encode(errors="replace")
+    return (data[start : start + BYTES_PER_TOKEN] for start in range(0, len(data), BYTES_PER_TOKEN))
+
+
+def _token(data: bytes) -> int:
+    return int.from_bytes(b"\1" + data)
+
+
+def _bytes(token: int) -> bytes:
+    data = token.to_bytes(BYTES_PER_TOKEN + 1).lstrip(b"\0") if 0 < token < 2 << 8 * BYTES_PER_TOKEN else b""
+    if data[:1] != b"\1":
+        raise ValueError(f"there is no token {token}")
+    return data[1:]
+
+
 class SimulatedEngine:
     """Implements `Engine`.
 
     Rates are tokens per second; ``chunk`` is the number of prompt tokens per step; ``chunk_seconds`` may say how long
     a step takes instead: it gets the index of the chunk within its prompt and the seconds that the rate gives.
-    An answer has ``answer_tokens`` unless the request wants fewer.
+    An answer has ``answer_tokens`` words, unless the request wants fewer, or is the text ``answer``, which may depend
+    on the request. It knows no grammars and no markers.
     """
 
     def __init__(
@@ -50,6 +95,7 @@ class SimulatedEngine:
         chunk: int = 512,
         chunk_seconds: Callable[[int, float], float] = lambda _, seconds: seconds,
         answer_tokens: int = ANSWER_TOKENS,
+        answer: str | Callable[[GenerationRequest], str] | None = None,
     ) -> None:
         self._admission = Admission(parallel=parallel, max_queue=max_queue)
         self._slots = SlotTable(parallel)
@@ -59,12 +105,14 @@ class SimulatedEngine:
         self._chunk = chunk
         self._chunk_seconds = chunk_seconds
         self._answer_tokens = answer_tokens
+        self._answer = answer
         self._info = ModelInfo(
             name="simulated",
             description="no model: fixed rates, deterministic text",
             context_length=context_length,
             trained_context_length=context_length,
             chat_template=TEMPLATE,
+            vocabulary_size=2 << 8 * BYTES_PER_TOKEN,
         )
 
     @property
@@ -86,15 +134,10 @@ class SimulatedEngine:
         """Start nothing new."""
         self._admission.close()
 
-    async def tokenize(self, render: Callable[[], str]) -> list[int]:
-        """Four bytes of UTF-8 are one token; a checkpoint. No thread: virtual time must not run ahead of one."""
+    async def prepare(self, build: Callable[[Tokenizer], T]) -> T:
+        """Build on the event loop; a checkpoint. No thread: virtual time must not run ahead of one."""
         await trio.lowlevel.checkpoint()
-        data = render().encode(errors="replace")
-        # A leading 1 keeps "\\0a" and "a" apart.
-        return [
-            int.from_bytes(b"\1" + data[start : start + BYTES_PER_TOKEN])
-            for start in range(0, len(data), BYTES_PER_TOKEN)
-        ]
+        return build(SimulatedTokenizer())
 
     @asynccontextmanager
     async def generate(
@@ -106,6 +149,14 @@ class SimulatedEngine:
             yield generation
         finally:
             generation._release()
+
+    def _tokens(self, request: GenerationRequest) -> Iterator[bytes]:
+        """What the tokens of the answer stand for; without end where the model cannot end the answer itself."""
+        words = (f"{WORDS[index % len(WORDS)]} ".encode() for index in count())
+        if self._answer is not None:
+            text = self._answer if isinstance(self._answer, str) else self._answer(request)
+            return chain(_pieces(text), words) if request.ignore_eos else _pieces(text)
+        return words if request.ignore_eos else islice(words, self._answer_tokens)
 
 
 class SimulatedGeneration:
@@ -126,6 +177,7 @@ class SimulatedGeneration:
         self._progress = Progress(prompt_tokens=len(self._prompt))
         self._slot: Slot | None = None
         self._computed = 0
+        self._prefill_seconds = 0.0
 
     @property
     def progress(self) -> Progress:
@@ -148,8 +200,11 @@ class SimulatedGeneration:
                 seconds = size / self._engine._prefill_tps
                 await trio.sleep(self._engine._chunk_seconds(index, seconds))
             self._computed += size
+            # Others may share what is computed, also while this request still runs.
+            self._slot.tokens = self._prompt[: self._computed]
             done, elapsed = self._computed - placement.keep, trio.current_time() - started
             self._report(Phase.PREFILL, placement.keep, rate=done / elapsed if elapsed > 0 else 0.0)
+        self._prefill_seconds = trio.current_time() - started
 
     def _chunks(self, start: int) -> Iterator[int]:
         left = len(self._prompt) - start
@@ -169,24 +224,43 @@ class SimulatedGeneration:
         self._on_progress(self._progress)
 
     async def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
-        """One word per token at the engine's rate."""
-        text = StopFilter(self._request.stop)
-        room = self._engine.info.context_length - len(self._prompt)
-        limit = min(self._request.max_tokens, room)
-        wanted = min(limit, self._engine._answer_tokens)
-        sampled = 0
-        while sampled < wanted and text.stopped is None:
+        """One token at a time at the engine's rate, those that the guide forces too."""
+        started = trio.current_time()
+        answer = Answer(self._request)
+        limit = min(self._request.max_tokens, self._engine.info.context_length - len(self._prompt))
+        tokens = self._engine._tokens(self._request)
+        forced: deque[bytes] = deque()
+        reason: FinishReason = "stop"
+        while answer.stopped is None:
+            forced = forced or deque(self._forced())
+            data = forced.popleft() if forced else next(tokens, None)
+            if data is None:
+                break
+            if answer.sampled >= limit:
+                reason = "length"
+                break
             await trio.sleep(1 / self._engine._decode_tps)
-            word = WORDS[sampled % len(WORDS)]
-            sampled += 1
-            self._progress = replace(self._progress, phase=Phase.DECODE, output_tokens=sampled)
-            if delta := text.feed(f"{word} ".encode()):
-                yield TextDelta(delta, sampled)
-        if rest := text.finish():
-            yield TextDelta(rest, sampled)
-        cut_short = text.stopped is None and limit < self._engine._answer_tokens
-        usage = Usage(len(self._prompt), self._progress.cached_tokens, sampled)
-        yield Finished("length" if cut_short else "stop", usage, text.stopped)
+            wants_logprob = self._request.top_logprobs is not None
+            logprob = TokenLogprob(_token(data), data, 0.0) if wants_logprob else None
+            deltas = answer.take(data, logprob=logprob)
+            self._progress = replace(self._progress, phase=Phase.DECODE, output_tokens=answer.sampled)
+            for delta in deltas:
+                yield delta
+        for delta in answer.finish():
+            yield delta
+        yield Finished(
+            reason,
+            Usage(len(self._prompt), self._progress.cached_tokens, answer.sampled),
+            answer.stopped,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=trio.current_time() - started,
+        )
+
+    def _forced(self) -> Iterator[bytes]:
+        if self._request.guide is None:
+            return iter(())
+        with guidance():
+            return _pieces(self._request.guide.forced)
 
     def _release(self) -> None:
         if self._slot is not None:

@@ -3,21 +3,28 @@
 import logging
 import secrets
 
-from quart import Response, g
+from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ds4trio.api.errors import ApiError
+from ds4trio.api.responses import ResponseStore
 from ds4trio.config import Settings, load_settings
 from ds4trio.engine import Engine
 from ds4trio.server.connection import LifelineConnection
 from ds4trio.server.errors import api_error, error_response
 from ds4trio.server.host import EngineHost
-from ds4trio.server.routes import add_routes
+from ds4trio.server.lifeline import Lifeline
+from ds4trio.server.ops import add_ops_routes
+from ds4trio.server.routes import add_routes, protocol_error_document
+from ds4trio.server.tokenizer import add_tokenizer_routes
 
 __all__ = ["App", "build_app"]
 
 log = logging.getLogger("ds4trio")
+
+
+MOST_WARNING = 1000
 
 
 class App(QuartTrio):
@@ -29,6 +36,7 @@ class App(QuartTrio):
         super().__init__("ds4trio", static_folder=None)
         self.settings = settings
         self.host = host
+        self.live: dict[str, Lifeline] = {}
         self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
         self.config["BODY_TIMEOUT"] = settings.body_timeout
         # The engine's task ends when it is told to, not after a grace that would pass in any case.
@@ -48,26 +56,40 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     @app.before_request
     async def name_request() -> None:
         g.request_id = f"req_{secrets.token_hex(12)}"
+        g.warnings = []
 
     @app.after_request
     async def tell_name(response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id
+        if g.warnings:
+            response.headers["x-ds4trio-warning"] = header_text("; ".join(g.warnings))
         return response
 
     @app.errorhandler(ApiError)
     async def refused(error: ApiError) -> Response:
-        return error_response(error)
+        return error_answer(error)
 
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
-        response = error_response(api_error(error))
+        response = error_answer(error)
         response.headers.extend({name: value for name, value in error.get_headers() if name == "Allow"})
         return response
 
     @app.errorhandler(Exception)
     async def broke_down(error: Exception) -> Response:
         log.exception("a request broke down")
-        return error_response(api_error(error))
+        return error_answer(error)
 
-    add_routes(app, app.host, settings)
+    def error_answer(error: Exception) -> Response:
+        told = api_error(error)
+        return error_response(told, protocol_error_document(request.path, told))
+
+    add_routes(app, app.host, settings, ResponseStore(), app.live)
+    add_tokenizer_routes(app, app.host)
+    add_ops_routes(app, app.host, settings, app.live)
     return app
+
+
+def header_text(text: str) -> str:
+    """``text`` as a header may hold it: printable ASCII, of moderate length."""
+    return text.encode("ascii", "replace").decode()[:MOST_WARNING].replace("\r", " ").replace("\n", " ")

@@ -93,6 +93,8 @@ class LifelineConnection(TrioASGIHTTPConnection):
         except BaseException:
             await self._say_farewell(send, body)
             raise
+        finally:
+            body.abandon()
 
     async def _say_farewell(self, send: ASGISendCallable, body: Lifeline) -> None:
         """Tell a client that is still there that the server has to stop."""

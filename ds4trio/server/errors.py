@@ -3,7 +3,6 @@
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
-from ds4trio.api.chat_completions import error_document
 from ds4trio.api.errors import (
     ApiError,
     InternalError,
@@ -11,12 +10,18 @@ from ds4trio.api.errors import (
     OverloadedError,
     TooManyRequestsError,
 )
-from ds4trio.chat import TemplateFailedError
+from ds4trio.chat import TemplateFailedError, UnenforceableError
 from ds4trio.engine import EngineError, EngineStoppedError, QueueFullError
 
 __all__ = ["UnsupportedMediaTypeError", "api_error", "error_response"]
 
 SHUTDOWN_RETRY_AFTER = 5
+HTTP_MESSAGES = {
+    404: "there is no such endpoint; the README lists those that there are",
+    405: "this endpoint takes another method; the Allow header says which",
+    408: "the request body did not arrive in time; --body-timeout is the number of seconds that it may take",
+    413: "the request body is too large; start the server with a larger --max-body-bytes",
+}
 
 
 class _HttpError(ApiError):
@@ -24,9 +29,9 @@ class _HttpError(ApiError):
 
     kind = "invalid_request_error"
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+    def __init__(self, error: HTTPException) -> None:
+        super().__init__(HTTP_MESSAGES.get(error.code or 500, error.description or error.name))
+        self.status = error.code or 500
 
 
 class UnsupportedMediaTypeError(InvalidRequestError):
@@ -58,15 +63,17 @@ def api_error(error: Exception) -> ApiError:
                 code="template_error",
                 param="messages",
             )
+        case UnenforceableError():
+            return InvalidRequestError(str(error), code="unsupported_schema", param=error.param)
         case HTTPException():
-            return _HttpError(error.code or 500, error.description or error.name)
+            return _HttpError(error)
         case _:
             return InternalError("the server failed on this request; its log says more", code="internal_error")
 
 
-def error_response(error: ApiError) -> Response:
-    """A complete JSON answer."""
-    response = Response(error_document(error), status=error.status, content_type="application/json")
+def error_response(error: ApiError, document: bytes) -> Response:
+    """A complete JSON answer with the error's status; ``document`` is the error in its protocol's shape."""
+    response = Response(document, status=error.status, content_type="application/json")
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response

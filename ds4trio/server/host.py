@@ -9,7 +9,7 @@ from typing import Literal
 import trio
 
 from ds4trio.api.errors import InternalError, OverloadedError, UnknownModelError
-from ds4trio.chat import ChatTemplate, TemplateFailedError
+from ds4trio.chat import ChatModel, TemplateFailedError
 from ds4trio.config import ConfigError, Settings, demo_model
 from ds4trio.engine import Engine, EngineError, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
@@ -31,7 +31,7 @@ class EngineHost:
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         self._settings = settings
         self._engine = engine
-        self._template: ChatTemplate | None = None
+        self._chat: ChatModel | None = None
         self._path = None if engine is not None else _model_path(settings)
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.load_fraction = 0.0
@@ -45,10 +45,10 @@ class EngineHost:
         """Open the engine and keep it open until cancelled. Never raises: a failure becomes the state."""
         try:
             if self._engine is not None:
-                await self._keep(self._engine, self._compile_template(self._engine.info))
+                await self._keep(self._engine, self._chat_model(self._engine.info))
             elif self._path is None:
                 engine = _simulated(self._settings)
-                await self._keep(engine, self._compile_template(engine.info))
+                await self._keep(engine, self._chat_model(engine.info))
             else:
                 await self._run_llama(self._path)
         except* (EngineError, TemplateFailedError) as group:
@@ -69,12 +69,10 @@ class EngineHost:
             )
         return self._engine
 
-    def template(self) -> ChatTemplate:
-        """The chat template. Raises `ApiError` where the model has none."""
+    def chat(self) -> ChatModel | None:
+        """What makes prompts of conversations, None where the model has no chat template. Raises `ApiError`."""
         self.engine()
-        if self._template is None:
-            raise InternalError("the model has no chat template; start the server with --chat-template FILE")
-        return self._template
+        return self._chat
 
     def check_model(self, name: str | None) -> None:
         """Raise `UnknownModelError` for a name that this server does not go by."""
@@ -112,18 +110,28 @@ class EngineHost:
                 engine.info.context_length,
                 options.threads,
             )
-            # A stranger's source, and Jinja computes constants while it compiles: not on the event loop.
-            template = await trio.to_thread.run_sync(self._compile_template, engine.info)
-            await self._keep(engine, template)
+            self._warn_of_context(engine.info)
+            # A stranger's program, and it is tried out: not on the event loop.
+            chat = await trio.to_thread.run_sync(self._chat_model, engine.info)
+            await self._keep(engine, chat)
 
-    async def _keep(self, engine: Engine, template: ChatTemplate | None) -> None:
-        self._template = template
+    def _warn_of_context(self, info: ModelInfo) -> None:
+        if self._settings.ctx and info.context_length != self._settings.ctx:
+            log.warning("ctx = %d was rounded to %d, a multiple of 256", self._settings.ctx, info.context_length)
+        if info.context_length > info.trained_context_length:
+            log.warning(
+                "the model was trained for %d tokens of context: beyond them answers get worse",
+                info.trained_context_length,
+            )
+
+    async def _keep(self, engine: Engine, chat: ChatModel | None) -> None:
+        self._chat = chat
         self._engine = engine
         self.state = "ready"
         self.settled.set()
         await trio.sleep_forever()
 
-    def _compile_template(self, info: ModelInfo) -> ChatTemplate | None:
+    def _chat_model(self, info: ModelInfo) -> ChatModel | None:
         source, path = info.chat_template, self._settings.chat_template
         if path:
             try:
@@ -132,7 +140,7 @@ class EngineHost:
                 raise TemplateFailedError(f"chat_template = {path!r} cannot be read: {error}") from None
         if source is None:
             return None
-        return ChatTemplate(source, bos_token=info.bos_token, eos_token=info.eos_token)
+        return ChatModel(source, bos_token=info.bos_token, eos_token=info.eos_token, special_tokens=info.special_tokens)
 
     def _loaded(self, fraction: float) -> None:
         self.load_fraction = fraction

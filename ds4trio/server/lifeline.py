@@ -1,16 +1,18 @@
 """The lifeline: a response whose nursery computes beside a heartbeat.
 
 Theory of operation. Quart enters a response body with ``async with`` and iterates it in one task, so the body can be
-the request's nursery. Three tasks live in it:
+the request's nursery. Three kinds of tasks live in it:
 
-* `_compute` hands the prompt to the engine and waits for the first token, then brings the text;
+* `_compute` hands the prompt to the engine and waits for the first token, then brings the text, reads it (reasoning,
+  content, tool calls) and has the protocol write it down; with several choices, one task each;
 * `_heartbeat` is a silence timer on the wall clock: whatever is written re-arms it, and when nothing was written for an
-  interval it speaks. It does not depend on progress, since one chunk of prefill may take minutes;
+  interval it speaks. It does not depend on progress, since one chunk of prefill may take minutes, and it lives as long
+  as the stream, since a decode is silent too while a tool call is being composed;
 * `_watch_client` waits for the moment when a client has taken no bytes for ``stall_timeout``, and closes it all.
 
-The first two write into an outbox that the body's iteration empties, so nobody who computes ever waits for a client.
-When the client goes, the connection cancels the task that iterates; the nursery closes, and leaving
-``engine.generate`` inside it stops the computation within the running batch.
+They write into an outbox that the body's iteration empties, so nobody who computes ever waits for a client. When the
+client goes, the connection cancels the task that iterates; the nursery closes, and leaving ``engine.generate`` inside
+it stops the computation within the running batch.
 
 A stream's status goes out as soon as the engine has taken the request. A document's may still change until its result
 is known or ``json_grace`` has passed, so `connection` enters the body before it sends the status.
@@ -19,7 +21,7 @@ is known or ``json_grace`` has passed, so `connection` enters the body before it
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,9 +31,11 @@ from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from ds4trio.api.answer import Answer
-from ds4trio.api.errors import ApiError
-from ds4trio.engine import Engine, EngineError, Finished, Generation, GenerationRequest, Progress, TextDelta
+from ds4trio.api.errors import ApiError, CancelledError
+from ds4trio.engine import Engine, EngineError, Finished, Generation, Progress, TextDelta
+from ds4trio.server.choices import Choice, Tally
 from ds4trio.server.errors import api_error
+from ds4trio.server.heartbeat import Heartbeat
 from ds4trio.server.request_log import RequestLog
 
 __all__ = ["Lifeline", "LifelineTimes"]
@@ -41,30 +45,47 @@ log = logging.getLogger("ds4trio")
 
 @dataclass(frozen=True, slots=True)
 class LifelineTimes:
-    """Seconds. 0 turns the heartbeat off, or the early 200 of documents."""
+    """Seconds. A grace of 0 turns the early 200 of documents off."""
 
-    heartbeat_interval: float
+    heartbeat: Heartbeat
     json_grace: float
     stall_timeout: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A choice and its place in the engine, which ``exit`` gives back."""
+
+    index: int
+    choice: Choice
+    generation: Generation
+    exit: AsyncExitStack
+
+
 class Lifeline(ResponseBody):
-    """The body of an answer that is still to be computed. `response` is what a view returns."""
+    """The body of an answer that is still to be computed. `response` is what a view returns.
+
+    ``choices`` are computed side by side; those that have the same prompt wait for the first of them to be prefilled
+    and share its KV. While it is alive the lifeline stands in ``live`` under its record's id.
+    """
 
     def __init__(
         self,
         *,
         engine: Engine,
-        request: GenerationRequest,
+        choices: Sequence[Choice],
         answer: Answer,
         times: LifelineTimes,
         record: RequestLog,
+        live: "MutableMapping[str, Lifeline]",
     ) -> None:
         self._engine = engine
-        self._request = request
+        self._live = live
+        self._choices = choices
         self._answer = answer
         self._times = times
         self._record = record
+        self._tally = Tally()
         self._generation: Generation | None = None
         self._outbox: list[bytes] = []
         self._wake = trio.Event()
@@ -74,6 +95,7 @@ class Lifeline(ResponseBody):
         self._ended = trio.Event()
         # Its deadline runs while the client has bytes to take and takes none.
         self._stall_scope = trio.CancelScope()
+        self._compute_scope = trio.CancelScope()
         self.cause = "the server stops"
         """Why the computation was cancelled, if it was. The connection writes it when the client goes."""
         self.on_stall: Callable[[], None] = lambda: None
@@ -89,6 +111,8 @@ class Lifeline(ResponseBody):
         A checkpoint; cancelling it leaves nothing behind.
         """
         async with AsyncExitStack() as stack:
+            self._live[self._record.id] = self
+            stack.callback(self._live.pop, self._record.id)
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             await self._nursery.start(self._compute)
             if not self._answer.streams:
@@ -133,54 +157,116 @@ class Lifeline(ResponseBody):
 
     @property
     def progress(self) -> Progress:
-        """Where the request is."""
+        """Where the request is; of several choices, where the one is that began last."""
         return self._generation.progress if self._generation is not None else Progress()
 
     def farewell(self, error: ApiError) -> bytes:
         """The last bytes of an answer that the server has to cut off after its headers. Not a checkpoint."""
-        return b"".join(self._outbox) + self._answer.error(error)
+        rest = b"".join(self._outbox)
+        return rest if self._ended.is_set() else rest + self._last_word(error)
+
+    def abandon(self) -> None:
+        """Nobody hears the end of this answer; what its protocol keeps of it still gets one. Not a checkpoint."""
+        if not self._ended.is_set():
+            self._last_word(CancelledError())
+
+    def _last_word(self, error: ApiError) -> bytes:
+        self._ended.set()
+        return self._answer.error(error)
+
+    def stop(self, error: ApiError, cause: str) -> None:
+        """End the answer with ``error`` in its protocol's own form and stop computing. Not a checkpoint."""
+        if not self._ended.is_set():
+            self.cause = cause
+            self._fail(error)
+            self._compute_scope.cancel()
 
     async def _compute(self, task_status: trio.TaskStatus[None]) -> None:
         """Task 1: the prompt, then the text. Reports itself started when the engine has taken or refused it."""
         try:
-            async with self._engine.generate(self._request, on_progress=self._record.progress) as generation:
-                self._generation = generation
-                if self._answer.streams:
-                    self._commit()
-                task_status.started()
-                await self._bring(generation)
-        except EngineError as error:
-            self._fail(api_error(error))
-        except Exception as error:
-            log.exception("a request broke down")
-            self._fail(api_error(error))
+            with self._compute_scope:
+                await self._compute_choices(task_status)
+        except* EngineError as group:
+            self._fail(api_error(_first(group)))
+        except* Exception as group:
+            log.error("a request broke down", exc_info=group)
+            self._fail(api_error(_first(group)))
         finally:
             if self._cancelled_at is not None:
                 self._record.cancelled(self.cause, self.progress, time.monotonic() - self._cancelled_at)
         if self._generation is None:
             task_status.started()
 
-    async def _bring(self, generation: Generation) -> None:
+    async def _compute_choices(self, task_status: trio.TaskStatus[None]) -> None:
+        async with AsyncExitStack() as stack:
+            places = []
+            # All places are taken now, while a full queue can still be told by a status.
+            for index, choice in enumerate(self._choices):
+                exit = await stack.enter_async_context(AsyncExitStack())
+                # The first of them tells the story: where it is, the others soon are.
+                hear = _ignore if index else self._heard
+                generation = await exit.enter_async_context(self._engine.generate(choice.request, on_progress=hear))
+                places.append(_Place(index, choice, generation, exit))
+            self._generation = places[0].generation
+            if self._answer.streams:
+                self._commit()
+            task_status.started()
+            prefilled: dict[int, trio.Event] = {}
+            async with trio.open_nursery() as nursery:
+                for place in places:
+                    prompt = id(place.choice.request.prompt)
+                    leader = prefilled.get(prompt)
+                    done = prefilled.setdefault(prompt, trio.Event())
+                    nursery.start_soon(self._bring, place, leader, done)
+            self._end(self._answer.finish(self._tally.usage))
+
+    async def _bring(self, place: "_Place", leader: trio.Event | None, done: trio.Event) -> None:
+        """One choice, from its turn to its end. Others may wait for its place, so that is given back at once."""
+        index, choice, generation = place.index, place.choice, place.generation
         try:
+            if leader is not None:
+                await leader.wait()
+            self._generation = generation
             await generation.prefill()
+            done.set()
             async for event in generation:
-                self._write_event(event)
+                if isinstance(event, TextDelta) and (delta := choice.read(event)) is not None:
+                    self._write(self._answer.delta(index, delta))
+                if isinstance(event, Finished) or choice.complete:
+                    end = event if isinstance(event, Finished) else choice.cut_short(generation.progress)
+                    self._finish(index, choice, end, shared=leader is not None)
+                    break
+            await place.exit.aclose()
         except trio.Cancelled:
             self._cancelled_at = time.monotonic()
             raise
 
+    def _finish(self, index: int, choice: Choice, event: Finished, *, shared: bool) -> None:
+        delta, ending = choice.finish(event)
+        if delta is not None:
+            self._write(self._answer.delta(index, delta))
+        self._tally.add(ending.usage, shared=shared)
+        self._record.finished(event.reason, event.usage)
+        self._write(self._answer.end(index, ending))
+
+    def _heard(self, progress: Progress) -> None:
+        self._record.progress(progress)
+        if self._committed:
+            self._write(self._answer.prefill(progress))
+
     async def _heartbeat(self) -> None:
         """Task 2: never silent for longer than an interval."""
+        beat = self._times.heartbeat
         while True:
             last = self._written_at
-            await trio.sleep_until(last + self._times.heartbeat_interval)
+            await trio.sleep_until(last + beat.interval)
             if self._ended.is_set():
                 return
             if self._outbox:
                 # The client is behind with what it has: another beat would tell it nothing.
                 self._written_at = trio.current_time()
             elif self._written_at == last:
-                self._write(self._answer.beat(self.progress))
+                self._write(self._answer.beat(self.progress, beat.form))
 
     async def _watch_client(self) -> None:
         """Task 3: a client that takes no bytes is gone, also when the last bytes are all that it has to take."""
@@ -193,19 +279,14 @@ class Lifeline(ResponseBody):
     def _commit(self) -> None:
         """From here on the status is 200, and silence is broken."""
         self._committed = True
-        self._write(self._answer.start())
-        if self._times.heartbeat_interval > 0:
+        self._write(self._answer.start(self.progress))
+        if self._times.heartbeat.interval < math.inf:
             self._nursery.start_soon(self._heartbeat)
-
-    def _write_event(self, event: TextDelta | Finished) -> None:
-        if isinstance(event, TextDelta):
-            self._write(self._answer.delta(event))
-            return
-        self._record.finished(event.reason, event.usage)
-        self._end(self._answer.finish(event))
 
     def _fail(self, error: ApiError) -> None:
         """End with an error: as a status where none was sent, else in the protocol's own form."""
+        if self._ended.is_set():
+            return
         self._record.failed(error.message)
         if self._committed:
             self._end(self._answer.error(error))
@@ -226,3 +307,16 @@ class Lifeline(ResponseBody):
             self._written_at = trio.current_time()
             self._outbox.append(data)
             self._wake.set()
+
+
+def _ignore(_: Progress) -> None:
+    pass
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> Exception:
+    """The first exception in a group that is no group itself."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, Exception)
+    return error

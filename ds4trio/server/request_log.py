@@ -17,6 +17,8 @@ class RequestLog:
     """
 
     def __init__(self, kind: str, id: str) -> None:
+        self.kind = kind
+        self.id = id
         self._name = f"{kind} {id}"
         self._started = time.monotonic()
         self._chunk_ended: float | None = None

@@ -1,103 +1,149 @@
-"""The endpoints. Each validates all that can be validated, so that errors get a real status, and hands over."""
+"""The endpoints that answer prompts: every protocol goes through the same door.
+
+Everything that can be wrong with a request shows before its status is sent; after that the lifeline has it. A new
+protocol is one line in `add_routes`.
+"""
 
 import time
-from typing import Any
+from collections.abc import Callable, MutableMapping
 
 from quart import Response, g, request
 from quart_trio import QuartTrio
 
-from ds4trio.api import chat_completions
-from ds4trio.api.answer import Answer
-from ds4trio.api.errors import ApiError, ContextLengthError, InvalidRequestError, UnknownModelError
+from ds4trio.api.answer import Frame
+from ds4trio.api.chat_completions import ChatCompletions
+from ds4trio.api.completions import Completions
+from ds4trio.api.errors import ApiError, CancelledError, InvalidRequestError, openai_error_document
+from ds4trio.api.messages import Messages
+from ds4trio.api.responses import Responses, ResponseStore
+from ds4trio.api.task import Task, WireProtocol
 from ds4trio.config import Settings
-from ds4trio.engine import GenerationRequest
+from ds4trio.engine import Tokenizer
 from ds4trio.server.errors import UnsupportedMediaTypeError
+from ds4trio.server.heartbeat import heartbeat_for, patience
 from ds4trio.server.host import EngineHost
 from ds4trio.server.lifeline import Lifeline, LifelineTimes
+from ds4trio.server.prompts import Prepared, count_tokens, prepare
 from ds4trio.server.request_log import RequestLog
 
-__all__ = ["add_routes"]
+__all__ = ["add_routes", "json_body", "json_response", "protocol_error_document"]
+
+MOST_ITEMS = 100
+
+_messages = Messages()
 
 
-def add_routes(app: QuartTrio, host: EngineHost, settings: Settings) -> None:
-    """Register every endpoint."""
-    times = LifelineTimes(
-        heartbeat_interval=settings.heartbeat_interval,
-        json_grace=settings.json_grace,
-        stall_timeout=settings.stall_timeout,
-    )
-    started = int(time.time())
+def protocol_error_document(path: str, error: ApiError) -> bytes:
+    """The JSON document of an error, in the shape that the clients of ``path`` know."""
+    return _messages.error_document(error) if path.startswith("/v1/messages") else openai_error_document(error)
 
-    @app.post("/v1/chat/completions")
-    async def chat() -> Response:
-        if request.mimetype != "application/json":
-            raise UnsupportedMediaTypeError(request.mimetype)
-        task = chat_completions.parse(await request.get_data(cache=False, as_text=False, parse_form_data=False))
-        host.check_model(task.model)
-        engine, template = host.engine(), host.template()
-        prompt = await engine.tokenize(lambda: template.render(task.messages))
-        if not prompt:
-            raise InvalidRequestError("the chat template makes an empty prompt of these messages", param="messages")
-        room = engine.info.context_length - len(prompt)
-        if room < 1:
-            raise ContextLengthError(len(prompt), engine.info.context_length)
-        name = task.model or host.names[0]
-        frame: dict[str, Any] = {"id": g.request_id.replace("req_", "chatcmpl-"), "created": time.time(), "model": name}
-        answer: Answer = (
-            chat_completions.ChatStream(**frame, include_usage=task.include_usage)
-            if task.stream
-            else chat_completions.ChatDocument(**frame)
+
+async def json_body() -> bytes:
+    """The request's body. A checkpoint. Raises `UnsupportedMediaTypeError` for anything but JSON."""
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaTypeError(request.mimetype)
+    return await request.get_data(cache=False, as_text=False, parse_form_data=False)
+
+
+def json_response(document: bytes) -> Response:
+    """A complete JSON answer."""
+    return Response(document, content_type="application/json")
+
+
+def add_routes(
+    app: QuartTrio, host: EngineHost, settings: Settings, store: ResponseStore, live: MutableMapping[str, Lifeline]
+) -> None:
+    """Register the endpoints. ``live`` holds the answers that are being computed, by request id."""
+    responses = Responses(store)
+
+    def add(path: str, protocol: WireProtocol) -> None:
+        async def view() -> Response:
+            return (await lifeline(protocol)).response
+
+        app.add_url_rule(path, path, view, methods=["POST"])
+
+    async def lifeline(protocol: WireProtocol) -> Lifeline:
+        body = await json_body()
+        engine = host.engine()
+
+        def build(tokenizer: Tokenizer) -> tuple[Task, Prepared]:
+            task = protocol.parse(body)
+            host.check_model(task.model)
+            return task, prepare(task, host.chat(), engine.info, tokenizer)
+
+        task, prepared = await engine.prepare(build)
+        for warning in task.warnings:
+            g.warnings.append(warning)
+        frame = Frame(
+            id=g.request_id.removeprefix("req_"),
+            created=time.time(),
+            model=task.model or host.names[0],
+            prompts=prepared.prompts,
         )
-        lifeline = Lifeline(
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        return Lifeline(
             engine=engine,
-            request=GenerationRequest(
-                prompt=prompt,
-                max_tokens=min(room, task.max_tokens or room),
-                sampling=task.sampling(engine.info.sampling),
-                stop=task.stop,
+            choices=prepared.choices,
+            answer=task.answer(frame),
+            times=LifelineTimes(
+                heartbeat=heartbeat_for(headers, interval=settings.heartbeat_interval, form=settings.heartbeat),
+                json_grace=min(settings.json_grace, patience(headers)),
+                stall_timeout=settings.stall_timeout,
             ),
-            answer=answer,
-            times=times,
-            record=RequestLog("chat", g.request_id),
+            record=RequestLog(task.kind, g.request_id),
+            live=live,
         )
-        return lifeline.response
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [model_object(name) for name in host.names]}
+    async def tokens_of(parse: Callable[[bytes], Task]) -> int:
+        body = await json_body()
 
-    @app.get("/v1/models/<path:name>")
-    async def model(name: str) -> dict[str, Any]:
-        if name not in host.names:
-            raise UnknownModelError(name, host.names)
-        return model_object(name)
+        def build(tokenizer: Tokenizer) -> int:
+            task = parse(body)
+            host.check_model(task.model)
+            return count_tokens(task, host.chat(), tokenizer)
 
-    def model_object(name: str) -> dict[str, Any]:
-        info = host.engine().info
-        return {
-            "id": name,
-            "object": "model",
-            "created": started,
-            "owned_by": "ds4trio",
-            # Clients look for the context length under either name.
-            "context_length": info.context_length,
-            "max_model_len": info.context_length,
-            "meta": {
-                "description": info.description,
-                "n_ctx_train": info.trained_context_length,
-                "n_params": info.parameters,
-                "size": info.size_bytes,
-            },
-        }
+        return await host.engine().prepare(build)
 
-    @app.get("/health")
-    async def health() -> tuple[dict[str, Any], int]:
-        try:
-            engine = host.engine()
-        except ApiError as error:
-            return {
-                "status": host.state,
-                "loaded": round(host.load_fraction, 3),
-                "message": error.message,
-            }, 503
-        return {"status": "ok", "running": engine.running, "waiting": engine.waiting}, 200
+    add("/v1/chat/completions", ChatCompletions())
+    add("/v1/completions", Completions())
+    add("/v1/responses", responses)
+    add("/v1/messages", _messages)
+
+    @app.post("/v1/messages/count_tokens")
+    async def count_messages() -> Response:
+        return json_response(_messages.count_tokens_document(await tokens_of(_messages.parse_count_tokens)))
+
+    @app.post("/v1/responses/input_tokens")
+    async def count_responses() -> Response:
+        return json_response(responses.input_tokens_document(await tokens_of(responses.parse_input_tokens)))
+
+    @app.get("/v1/responses/<response_id>")
+    async def get_response(response_id: str) -> Response:
+        return json_response(responses.response_document(response_id))
+
+    @app.delete("/v1/responses/<response_id>")
+    async def delete_response(response_id: str) -> Response:
+        return json_response(responses.delete(response_id))
+
+    @app.get("/v1/responses/<response_id>/input_items")
+    async def list_input_items(response_id: str) -> Response:
+        limit, order = request.args.get("limit", "20"), request.args.get("order", "desc")
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= MOST_ITEMS):
+            raise InvalidRequestError(f"limit must be 1 to {MOST_ITEMS}", code="invalid_value", param="limit")
+        if order not in ("asc", "desc"):
+            raise InvalidRequestError("order must be 'asc' or 'desc'", code="invalid_value", param="order")
+        return json_response(
+            responses.input_items_document(
+                response_id,
+                limit=int(limit),
+                order="asc" if order == "asc" else "desc",
+                after=request.args.get("after"),
+            )
+        )
+
+    @app.post("/v1/responses/<response_id>/cancel")
+    async def cancel_response(response_id: str) -> Response:
+        running = live.get(f"req_{response_id.removeprefix('resp_')}")
+        if running is not None:
+            running.stop(CancelledError(), "the client cancelled it")
+        return json_response(responses.response_document(response_id))

@@ -3,7 +3,7 @@
 No socket and no thread, so it works under ``trio.testing.MockClock``.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -46,6 +46,18 @@ class AsgiCall:
             self._news = trio.Event()
             await self._news.wait()
 
+    async def wait_for_headers(self) -> None:
+        """Wait until the status has come; a checkpoint."""
+        while self.status is None and not self.ended.is_set():
+            self._news = trio.Event()
+            await self._news.wait()
+
+    async def wait_for_arrivals(self, *, more_than: int) -> None:
+        """Wait until there are more arrivals than that, or the answer has ended; a checkpoint."""
+        while len(self.arrivals) <= more_than and not self.ended.is_set():
+            self._news = trio.Event()
+            await self._news.wait()
+
     async def _receive(self) -> dict[str, Any]:
         return await self._incoming.receive()
 
@@ -72,6 +84,7 @@ async def call_asgi(
     method: str = "POST",
     path: str = "/v1/chat/completions",
     content_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[AsgiCall, None]:
     """Make a request; the block may watch it, leave it, or wait for its end. Leaving the block hangs up."""
     call = AsgiCall()
@@ -87,7 +100,11 @@ async def call_asgi(
         "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [(b"host", b"test"), (b"content-type", content_type.encode())],
+        "headers": [
+            (b"host", b"test"),
+            (b"content-type", content_type.encode()),
+            *((name.lower().encode(), value.encode()) for name, value in (headers or {}).items()),
+        ],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),
         "extensions": {},

@@ -1,5 +1,6 @@
 """A client on a real socket that notes when each byte came and can leave in every way that clients leave."""
 
+import random
 import socket
 import struct
 from collections.abc import AsyncGenerator
@@ -12,7 +13,7 @@ import h11
 import msgspec
 import trio
 
-__all__ = ["Arrival", "StreamClient", "chat_body", "open_client"]
+__all__ = ["Arrival", "StreamClient", "chat_body", "fresh_prompt", "open_client"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,14 @@ class Arrival:
 
     at: float
     data: bytes
+
+
+WORDS = ("river", "table", "green", "seven", "cloud", "paper", "music", "stone", "light", "winter", "garden", "train")
+
+
+def fresh_prompt(tokens: int) -> str:
+    """A prompt of about ``tokens`` tokens, template included, that shares no prefix with any other."""
+    return " ".join(random.choices(WORDS, k=tokens - 40))
 
 
 def chat_body(prompt: str, *, stream: bool = True, **members: Any) -> dict[str, Any]:

@@ -1,19 +1,21 @@
 """Chat templates: what they may do, and that whatever else they try ends in one error and changes nothing."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4trio.chat import ChatTemplate, Message, TemplateFailedError
+from ds4trio.chat.template import ChatTemplate, TemplateFailedError
 
-USER = Message("user", "hi")
+Turn = Mapping[str, object]
+
+USER: Turn = {"role": "user", "content": "hi"}
 
 
-def render(source: str, messages: Sequence[Message] = (USER,), **variables: object) -> str:
+def render(source: str, messages: Sequence[Turn] = (USER,), **variables: object) -> str:
     return ChatTemplate(source).render(messages, **variables)
 
 
@@ -32,12 +34,18 @@ def test_messages_and_the_generation_prompt_are_rendered() -> None:
         bos_token="<s>",
         eos_token="</s>",
     )
-    messages = [Message("system", "be brief"), USER]
+    messages = [{"role": "system", "content": "be brief"}, USER]
     assert template.render(messages) == "<s>[system]be brief</s>[user]hi</s>[assistant]"
 
 
-def test_the_extra_of_a_message_and_the_variables_of_a_rendering_have_their_names() -> None:
-    messages = [Message("tool", "3", {"tool_call_id": "call_1"})]
+def test_without_the_generation_prompt_the_text_ends_with_the_last_turn() -> None:
+    source = "{{ messages[0].content }}{% if add_generation_prompt %}[assistant]{% endif %}"
+    assert render(source) == "hi[assistant]"
+    assert render(source, add_generation_prompt=False) == "hi"
+
+
+def test_the_keys_of_a_message_and_the_variables_of_a_rendering_have_their_names() -> None:
+    messages = [{"role": "tool", "content": "3", "tool_call_id": "call_1"}]
     assert render("{{ messages[0].tool_call_id }} {{ thinking }}", messages, thinking=True) == "call_1 True"
 
 
@@ -57,7 +65,7 @@ def test_loops_can_break_and_continue() -> None:
 
 
 def test_text_is_not_escaped() -> None:
-    messages = [Message("user", "<b> & 'é' {{ 1 }}")]
+    messages = [{"role": "user", "content": "<b> & 'é' {{ 1 }}"}]
     assert render("{{ messages[0].content }}{{ messages[0].content | safe }}", messages) == "<b> & 'é' {{ 1 }}" * 2
 
 
@@ -81,6 +89,28 @@ def test_strftime_now_is_the_local_date() -> None:
     rendered = render("{{ strftime_now('%Y-%m-%d %%') }}")
     after = datetime.now().astimezone()
     assert rendered in {f"{day:%Y-%m-%d} %" for day in (before, after)}
+
+
+def test_datetime_is_the_date_and_not_the_time_so_that_prompts_stay_the_same_for_a_day() -> None:
+    before = datetime.now().astimezone()
+    rendered = render("{{ 'Today is ' + datetime }}")
+    after = datetime.now().astimezone()
+    assert rendered in {f"Today is {day:%b %d %Y}" for day in (before, after)}
+    assert render("{{ datetime }}", datetime="long ago") == "long ago"
+
+
+def test_json_text_can_be_read() -> None:
+    assert render("{{ (value | from_json).a }}", value='{"a": "é"}') == "é"
+
+
+def test_every_name_may_be_a_variable_but_the_messages_stay_the_messages() -> None:
+    variables = {"self": 1, "environment": 2, "context": 3, "messages": [], "missing": 4}
+    source = "{{ environment }}{{ context }}{{ missing }}{{ messages[0].content }}"
+    assert ChatTemplate(source).render([USER], **variables) == "234hi"
+
+
+def test_text_that_is_no_unicode_is_rendered_so_that_it_can_be_encoded() -> None:
+    assert render("{{ messages[0].content }}", [{"role": "user", "content": "a\ud800b"}]) == "a?b"
 
 
 # --- its own errors ---------------------------------------------------------------------------------------------------
@@ -215,6 +245,53 @@ def test_a_huge_range_is_refused(source: str) -> None:
         render(source)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 9 ** (9 ** 9) }}",
+        "{{ 'a' * 10 ** 10 }}",
+        "{{ 10 ** 10 * [1] }}",
+        "{% set n = namespace(x=3) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_what_takes_for_ever_in_one_step_is_refused(source: str) -> None:
+    with pytest.raises(TemplateFailedError):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set r = range(9999) %}{% for a in r %}{% for b in r %}{% for c in r %}{% endfor %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
+        "{% macro f() %}{{ caller() }}{% endmacro %}{% for a in range(999) %}{% call f() %}{% endcall %}{% endfor %}",
+        "{% for a in [[1]] recursive %}{% for b in range(999) %}{% endfor %}{{ loop(a) if a is iterable }}{% endfor %}",
+    ],
+)
+def test_a_template_has_only_so_many_steps(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ds4trio.chat.template._MAX_STEPS", 1000)
+    with pytest.raises(TemplateFailedError, match="loops for too long"):
+        render(source)
+
+
+def test_each_rendering_has_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ds4trio.chat.template._MAX_STEPS", 1000)
+    template = ChatTemplate("{% for a in range(900) %}{% endfor %}done")
+    assert [template.render([USER]) for _ in range(3)] == ["done"] * 3
+
+
+def test_a_template_writes_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ds4trio.chat.template._MAX_CHARACTERS", 1000)
+    assert len(render("{% for a in range(9) %}{{ 'x' * 100 }}{% endfor %}")) == 900
+    with pytest.raises(TemplateFailedError, match="too much text"):
+        render("{% for a in range(99) %}{{ 'x' * 100 }}{% endfor %}")
+
+
+def test_sums_that_real_templates_do_are_allowed() -> None:
+    assert render("{{ 2 ** 10 }} {{ '=' * 3 }} {{ 1.5 * 2 }} {{ [1] * 2 }} {{ 2 * 3 }}") == "1024 === 3.0 [1, 1] 6"
+
+
 def test_a_template_cannot_read_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "SECRET_OF_THE_TEST", "hunter2")
     with pytest.raises(TemplateFailedError) as caught:
@@ -234,16 +311,16 @@ def test_a_template_may_append_to_the_messages_and_the_next_rendering_does_not_s
 
 def test_a_template_may_change_a_message_and_the_next_rendering_does_not_see_it() -> None:
     template = ChatTemplate("{{ messages[0].content }}{{ messages[0].update({'content': 'changed'}) or '' }}")
-    message = Message("user", "hi")
+    message = {"role": "user", "content": "hi"}
     assert [template.render([message]) for _ in range(2)] == ["hi", "hi"]
-    assert message == Message("user", "hi")
+    assert message == {"role": "user", "content": "hi"}
 
 
 def test_a_template_may_append_to_what_a_message_carries_and_the_next_rendering_does_not_see_it() -> None:
     template = ChatTemplate("{% set calls = messages[0].tool_calls %}{{ calls.append(1) or '' }}{{ calls | length }}")
-    message = Message("assistant", "", {"tool_calls": [{"id": "call_1"}]})
+    message = {"role": "assistant", "content": "", "tool_calls": [{"id": "call_1"}]}
     assert [template.render([message]) for _ in range(2)] == ["2", "2"]
-    assert message == Message("assistant", "", {"tool_calls": [{"id": "call_1"}]})
+    assert message == {"role": "assistant", "content": "", "tool_calls": [{"id": "call_1"}]}
 
 
 def test_a_template_may_append_to_a_variable_and_the_next_rendering_does_not_see_it() -> None:

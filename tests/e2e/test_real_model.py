@@ -15,16 +15,11 @@ import pytest
 import trio
 from openai.types.chat import ChatCompletionUserMessageParam
 
-from ds4trio.testing import ServerProcess, chat_body, open_client, run_server
+from ds4trio.testing import ServerProcess, chat_body, fresh_prompt, open_client, run_server
 
 pytestmark = pytest.mark.slow
 
-WORDS = ("river", "table", "green", "seven", "cloud", "paper", "music", "stone", "light", "winter", "garden", "train")
 FREED = r"cancelled in {} \(prefill (\d+)/\d+, output \d+\): the client has gone"
-
-
-def fresh_prompt(tokens: int) -> str:
-    return " ".join(random.choices(WORDS, k=tokens - 40))
 
 
 async def health(server: ServerProcess) -> dict[str, object]:

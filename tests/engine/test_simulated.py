@@ -1,6 +1,7 @@
 """The simulated engine under virtual time: rates, kept prefixes, and a machine that is free for the next one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ds4trio.engine import (
+    EngineError,
     EngineStoppedError,
     Finished,
     Generation,
@@ -18,9 +20,11 @@ from ds4trio.engine import (
     Progress,
     QueueFullError,
     TextDelta,
+    Tokenizer,
+    TokenLogprob,
     Usage,
 )
-from ds4trio.engine.simulated import SimulatedEngine
+from ds4trio.engine.simulated import SimulatedEngine, SimulatedTokenizer
 
 Clock = trio.testing.MockClock
 PREFILL_TPS = 100.0
@@ -153,7 +157,7 @@ async def test_a_chunk_may_take_no_time_at_all(autojump_clock: Clock) -> None:
 
 async def test_the_same_prompt_has_the_same_answer_and_it_stops_by_itself(autojump_clock: Clock) -> None:
     first, second = await answer(engine(), request(10)), await answer(engine(), request(10))
-    assert first == second
+    assert (first[0], first[1].usage) == (second[0], second[1].usage)
     text, finished = first
     assert len(text.split()) == ANSWER_TOKENS
     assert (finished.reason, finished.stop_sequence) == ("stop", None)
@@ -185,7 +189,7 @@ async def test_a_stop_string_ends_the_text_before_it_and_the_computation_with_it
     words = whole.split()
     text, finished = await answer(engine(), request(10, stop=("nowhere", words[2])))
     assert text == whole[: whole.index(words[2])]
-    assert finished == Finished("stop", Usage(10, 0, 3), words[2])
+    assert (finished.reason, finished.usage, finished.stop_sequence) == ("stop", Usage(10, 0, 3), words[2])
 
 
 async def test_a_stop_string_is_found_across_words(autojump_clock: Clock) -> None:
@@ -196,6 +200,122 @@ async def test_a_stop_string_is_found_across_words(autojump_clock: Clock) -> Non
     assert text == whole[: whole.index(string)]
     assert (finished.reason, finished.stop_sequence) == ("stop", string)
     assert finished.usage.output_tokens == 4
+
+
+async def test_the_seconds_of_both_phases_are_told_and_those_in_the_queue_are_not(autojump_clock: Clock) -> None:
+    single = engine(parallel=1)
+    ends: list[Finished] = []
+
+    async def client(kind: int) -> None:
+        ends.append((await answer(single, request(300, kind=kind, max_tokens=20)))[1])
+
+    async with trio.open_nursery() as nursery:
+        for kind in (1, 2):
+            nursery.start_soon(client, kind)
+    for end in ends:
+        assert end.prefill_seconds == pytest.approx(300 / PREFILL_TPS)
+        assert end.decode_seconds == pytest.approx(20 / DECODE_TPS)
+
+
+# --- an answer that is given ------------------------------------------------------------------------------------------
+
+SCRIPT = "Café <tool>né</tool> 😀."
+
+
+def scripted(script: str | Callable[[GenerationRequest], str] = SCRIPT) -> SimulatedEngine:
+    return SimulatedEngine(answer=script, decode_tps=DECODE_TPS)
+
+
+async def test_a_given_text_is_the_answer_in_tokens_of_four_bytes(autojump_clock: Clock) -> None:
+    text, end = await answer(scripted(), request(10))
+    assert (text, end.reason) == (SCRIPT, "stop")
+    assert end.usage.output_tokens == -(-len(SCRIPT.encode()) // 4)
+
+
+async def test_a_given_text_may_depend_on_the_request(autojump_clock: Clock) -> None:
+    depends = scripted(lambda request: f"{len(request.prompt)} tokens")
+    assert (await answer(depends, request(10)))[0] == "10 tokens"
+    assert (await answer(depends, request(7)))[0] == "7 tokens"
+
+
+async def test_limits_and_stop_strings_end_a_given_text(autojump_clock: Clock) -> None:
+    text, end = await answer(scripted(), request(10, max_tokens=2))
+    assert (text, end.reason) == ("Café <t", "length")
+    text, end = await answer(scripted(), request(10, stop=("</tool>",)))
+    assert (text, end.reason, end.stop_sequence) == ("Café <tool>né", "stop", "</tool>")
+    _, end = await answer(scripted("12345678"), request(10, max_tokens=2))
+    assert end.reason == "stop", "it just fits"
+
+
+@pytest.mark.parametrize("simulated", [engine(context_length=200), scripted("short")])
+async def test_a_model_that_may_not_end_goes_on_to_the_limit(simulated: SimulatedEngine, autojump_clock: Clock) -> None:
+    endless = replace(request(10, max_tokens=100), ignore_eos=True)
+    _, end = await answer(simulated, endless)
+    assert (end.reason, end.usage.output_tokens) == ("length", 100)
+
+
+async def test_logprobs_are_those_of_every_token(autojump_clock: Clock) -> None:
+    wants = replace(request(10, stop=("né",)), top_logprobs=3)
+    told: list[TokenLogprob] = []
+    async with scripted().generate(wants) as generation:
+        await generation.prefill()
+        async for event in generation:
+            if isinstance(event, TextDelta):
+                told += event.logprobs
+    data = b"".join(each.data for each in told)
+    assert data.startswith("Café <tool>".encode())
+    assert SimulatedTokenizer().pieces([each.token for each in told]) == [each.data for each in told]
+    assert {(each.logprob, each.top) for each in told} == {(0.0, ())}
+
+
+class Interruption:
+    """A guide that lets so many tokens pass, then forces a text once."""
+
+    def __init__(self, after: int, text: str) -> None:
+        self.seen = ""
+        self.greedy = False
+        self._left, self._text = after, text
+
+    def observe(self, text: str, *, special: bool) -> None:
+        self.seen += text
+        self._left -= 1
+
+    @property
+    def forced(self) -> str:
+        if self._left > 0:
+            return ""
+        text, self._text = self._text, ""
+        return text
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+async def test_what_a_guide_forces_is_part_of_the_answer(after: int, autojump_clock: Clock) -> None:
+    guide = Interruption(after, "[forced, né]")
+    text, end = await answer(scripted("abcdefghijklmnop"), replace(request(10), guide=guide))
+    assert text == guide.seen == "abcdefghijklmnop"[: 4 * after] + "[forced, né]" + "abcdefghijklmnop"[4 * after :]
+    assert end.usage.output_tokens == 4 + 4
+
+
+async def test_forced_text_obeys_the_limit(autojump_clock: Clock) -> None:
+    guide = Interruption(1, "x" * 100)
+    text, end = await answer(scripted("abcdefgh"), replace(request(10, max_tokens=3), guide=guide))
+    assert (text, end.reason) == ("abcdxxxxxxxx", "length")
+
+
+class Broken:
+    greedy = False
+    forced = ""
+
+    def observe(self, text: str, *, special: bool) -> None:
+        raise IndexError(text)
+
+
+async def test_a_guide_that_fails_fails_its_request_only(autojump_clock: Clock) -> None:
+    simulated = scripted()
+    with pytest.raises(EngineError, match="IndexError") as failure:
+        await answer(simulated, replace(request(10), guide=Broken()))
+    assert "Caf" not in str(failure.value)
+    assert (await answer(simulated, request(10)))[0] == SCRIPT
 
 
 # --- kept prefixes ----------------------------------------------------------------------------------------------------
@@ -344,24 +464,27 @@ async def test_after_stop_admission_running_requests_end_and_all_others_are_told
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 
-def constant(text: str) -> Callable[[], str]:
-    return lambda: text
-
-
 @settings(deadline=None)
 @given(left=st.text(max_size=20), right=st.text(max_size=20))
 @example(left="a", right="\0a")
-async def test_tokens_are_four_bytes_each_and_tell_texts_apart(left: str, right: str) -> None:
-    simulated = SimulatedEngine()
-    left_tokens = await simulated.tokenize(constant(left))
-    right_tokens = await simulated.tokenize(constant(right))
+def test_tokens_are_four_bytes_each_and_tell_texts_apart(left: str, right: str) -> None:
+    tokenizer = SimulatedTokenizer()
+    left_tokens, right_tokens = tokenizer.tokenize(left), tokenizer.tokenize(right)
     assert len(left_tokens) == -(-len(left.encode()) // 4)
     assert (left_tokens == right_tokens) == (left == right)
+    assert b"".join(tokenizer.pieces(left_tokens)) == left.encode()
 
 
-async def test_tokenize_raises_what_rendering_raises() -> None:
-    def fail() -> str:
+@pytest.mark.parametrize("token", [-1, 0, 2, 2 << 32])
+def test_a_number_that_is_no_token_is_an_error(token: int) -> None:
+    with pytest.raises(ValueError, match=f"no token {token}"):
+        SimulatedTokenizer().pieces([token])
+
+
+async def test_prepare_gives_what_is_built_and_raises_what_building_raises() -> None:
+    def fail(_: Tokenizer) -> None:
         raise LookupError("no such template")
 
+    assert await SimulatedEngine().prepare(lambda tokenizer: len(tokenizer.tokenize("four" * 3))) == 3
     with pytest.raises(LookupError, match="no such template"):
-        await SimulatedEngine().tokenize(fail)
+        await SimulatedEngine().prepare(fail)

@@ -116,8 +116,8 @@ async def test_template_error_is_a_400_with_the_templates_own_words(tmp_path: Pa
 
 async def test_template_that_makes_an_empty_prompt_is_a_400(tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
-    path.write_text("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
-    body = {"messages": [{"role": "system", "content": "be nice"}]}
+    path.write_text("{% if messages[0].content != 'be quiet' %}{{ messages[0].content }}{% endif %}")
+    body = {"messages": [{"role": "user", "content": "be quiet"}]}
     error = await refused(body, settings={"chat_template": str(path)})
     assert "empty prompt" in error["message"]
 

@@ -14,6 +14,8 @@ from ds4trio.engine import EngineError, GenerationRequest, Progress
 from ds4trio.engine.simulated import SimulatedEngine, SimulatedGeneration
 from ds4trio.server.app import App, build_app
 from ds4trio.testing import AsgiCall, call_asgi, chat_body
+from tests.grammars.chat import check_chat_stream
+from tests.grammars.responses import check_responses_stream
 
 # The reference's measured case: 81,722 tokens in 301.8 s.
 TOKENS = 81_722
@@ -60,7 +62,7 @@ async def test_reference_prefill_is_never_silent(autojump_clock: MockClock) -> N
     assert call.arrivals[0].at == 0
     assert b'"role":"assistant"' in call.arrivals[0].data
     assert beats(call) == pytest.approx(multiples_of_five(PREFILL_SECONDS))
-    assert call.arrivals[1].data == b": prefill 0/81722 (0.0%)\n\n"
+    assert call.arrivals[1].data.startswith(b": prefill 0/81722 (0.0%)\n\ndata: ")
     assert call.arrivals[20].data.startswith(b": prefill 26624/81722 (32.6%) 271 t/s eta 203s")
     first_token = next(a for a in call.arrivals[1:] if a.data.startswith(b"data: "))
     assert first_token.at == pytest.approx(PREFILL_SECONDS + 1 / 20)
@@ -85,8 +87,8 @@ async def test_queued_client_hears_its_position_while_the_first_one_stalls(autoj
                 await third.ended.wait()
     service = PREFILL_SECONDS - 2048 / RATE + 962 + 64 / 20
     assert second.arrivals[0].at == 0
-    assert second.arrivals[1].data == b": queued 1/2\n\n"
-    assert third.arrivals[1].data == b": queued 2/2\n\n"
+    assert second.arrivals[1].data.startswith(b": queued 1/2\n\n")
+    assert third.arrivals[1].data.startswith(b": queued 2/2\n\n")
     assert beats(second)[: int(service // 5)] == pytest.approx(multiples_of_five(service))
     assert contents(second) == contents(third) != ""
 
@@ -110,7 +112,7 @@ async def test_beat_comes_after_silence_only_also_in_decode(autojump_clock: Mock
     async with running(engine(decode_tps=1 / 12)) as app, call_asgi(app, chat_body("hi", max_tokens=2)) as call:
         await call.ended.wait()
     starts = [a.data for a in call.arrivals if a.data.startswith(b": ")]
-    assert starts[-2:] == [b": decode 1 tokens\n\n"] * 2
+    assert [data.partition(b"\n\n")[0] for data in starts[-2:]] == [b": decode 1 tokens"] * 2
 
 
 async def test_interval_of_zero_turns_the_heartbeat_off(autojump_clock: MockClock) -> None:
@@ -139,6 +141,70 @@ async def test_client_that_leaves_frees_the_engine_at_once(
             await call.ended.wait()
         assert trio.current_time() == before
         assert simulated.running == 0
+
+
+async def test_more_choices_than_places_all_come_to_their_end(autojump_clock: MockClock) -> None:
+    simulated = engine(parallel=2)
+    body = chat_body("hi", n=8, max_tokens=3, stream_options={"include_usage": True})
+    async with running(simulated) as app, call_asgi(app, body) as call:
+        await call.ended.wait()
+    choices = check_chat_stream(call.body)
+    assert [choice["finish_reason"] for choice in choices] == ["length"] * 8
+    assert b'"completion_tokens":24' in call.body
+    assert simulated.running == simulated.waiting == 0
+
+
+async def test_choices_share_the_prefill_of_their_prompt(autojump_clock: MockClock) -> None:
+    body = chat_body(prompt_of(TOKENS), n=4, max_tokens=1)
+    async with running(engine(parallel=4)) as app, call_asgi(app, body) as call:
+        await call.ended.wait()
+    assert len(check_chat_stream(call.body)) == 4
+    assert call.arrivals[-1].at < PREFILL_SECONDS + 1
+
+
+async def test_choices_that_find_no_place_are_refused_with_a_status(autojump_clock: MockClock) -> None:
+    simulated = engine(parallel=1, max_queue=2)
+    async with running(simulated) as app, call_asgi(app, chat_body("hi", n=4)) as call:
+        await call.ended.wait()
+    assert call.status == 429
+    assert int(call.headers["retry-after"]) >= 1
+    assert simulated.running == simulated.waiting == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_response_can_be_cancelled_by_its_id_and_ends_as_its_protocol_says(
+    autojump_clock: MockClock, stream: bool
+) -> None:
+    simulated = engine()
+    body = {"input": prompt_of(TOKENS), "stream": stream}
+    async with running(simulated) as app, call_asgi(app, body, path="/v1/responses") as call:
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(20)
+        (request_id,) = app.live
+        path = f"/v1/responses/{request_id.replace('req_', 'resp_')}"
+        async with call_asgi(app, b"{}", path=f"{path}/cancel") as cancel:
+            await cancel.ended.wait()
+        before = trio.current_time()
+        await call.ended.wait()
+        assert trio.current_time() == before
+        assert simulated.running == 0
+        async with call_asgi(app, method="GET", path=path) as stored:
+            await stored.ended.wait()
+    assert json.loads(cancel.body)["status"] == json.loads(stored.body)["status"] == "cancelled"
+    if stream:
+        assert check_responses_stream(call.body)["status"] == "cancelled"
+    else:
+        assert b"the request was cancelled" in call.body
+
+
+async def test_response_whose_client_left_does_not_stay_in_progress(autojump_clock: MockClock) -> None:
+    async with running(engine()) as app:
+        async with call_asgi(app, {"input": prompt_of(TOKENS), "stream": True}, path="/v1/responses") as call:
+            await call.wait_for(b"response.created")
+            (request_id,) = app.live
+        async with call_asgi(app, method="GET", path=f"/v1/responses/{request_id.replace('req_', 'resp_')}") as stored:
+            await stored.ended.wait()
+    assert json.loads(stored.body)["status"] == "cancelled"
 
 
 async def test_client_that_leaves_the_queue_leaves_it_at_once(autojump_clock: MockClock) -> None:

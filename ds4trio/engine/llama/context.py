@@ -3,12 +3,15 @@
 Used by the worker thread only. Every method is one step of llama.cpp; what to compute is decided elsewhere.
 """
 
+import ctypes
 import enum
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import llama_cpp
+import numpy as np
+import numpy.typing as npt
 
 from ds4trio.engine.base import EngineError
 from ds4trio.engine.llama.abort import AbortFlag
@@ -61,8 +64,9 @@ class Outcome(enum.Enum):
 class Context:
     """An open ``llama_context``. A batch holds at most ``ubatch`` tokens."""
 
-    def __init__(self, pointer: llama_cpp.llama_context_p) -> None:
+    def __init__(self, pointer: llama_cpp.llama_context_p, vocabulary_size: int) -> None:
         self.pointer = pointer
+        self._row_type = ctypes.c_float * vocabulary_size
         self.length = int(llama_cpp.llama_n_ctx(pointer))
         # llama.cpp takes no larger ubatch than the context, and a larger batch than that aborts the process.
         self.ubatch = int(llama_cpp.llama_n_ubatch(pointer))
@@ -85,6 +89,15 @@ class Context:
         batch.n_tokens = row
         code = llama_cpp.llama_decode(self.pointer, batch)
         return (Outcome(code) if code in (0, 1, 2) else Outcome.FAILED), rows
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """The logits of a row that `decode` named, one per token of the vocabulary; the next `decode` ends them.
+
+        They are llama.cpp's own memory: what is written here is what the samplers see.
+        """
+        first = llama_cpp.llama_get_logits_ith(self.pointer, row).contents
+        memory = self._row_type.from_address(ctypes.addressof(first))
+        return np.frombuffer(memoryview(memory), dtype=np.float32)
 
     def copy_prefix(self, source: int, target: int, tokens: int) -> None:
         """Let ``target`` begin with the first ``tokens`` of ``source``; the cells are shared, not copied."""
@@ -132,7 +145,7 @@ def open_context(model: Model, options: ContextOptions, abort: AbortFlag) -> Ite
             "types do not go with this model; try a smaller --ctx, or --cache-type-k f16 --cache-type-v f16"
         )
     abort.install(pointer)
-    context = Context(pointer)
+    context = Context(pointer, model.vocabulary.size)
     try:
         yield context
     finally:

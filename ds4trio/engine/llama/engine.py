@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
@@ -17,19 +18,17 @@ from ds4trio.engine.base import (
     Phase,
     Progress,
     TextDelta,
+    Tokenizer,
 )
 from ds4trio.engine.llama.context import ContextOptions
-from ds4trio.engine.llama.worker import (
-    Loaded,
-    LoadProgress,
-    Released,
-    Sequence,
-    Update,
-    Worker,
-    WorkerOptions,
-)
+from ds4trio.engine.llama.grammar import Grammar, GrammarCompiler
+from ds4trio.engine.llama.model import ModelTokenizer
+from ds4trio.engine.llama.sequence import Released, Sequence, Update
+from ds4trio.engine.llama.worker import Loaded, LoadProgress, Worker, WorkerOptions
 
 __all__ = ["LlamaEngine", "LlamaOptions", "open_llama_engine"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +58,7 @@ class LlamaEngine:
         self._worker = worker
         self._loaded = loaded
         self._admission = admission
+        self._grammars = GrammarCompiler(loaded.model)
         self._live: set[LlamaGeneration] = set()
         self._ended = False
 
@@ -81,10 +81,10 @@ class LlamaEngine:
         """Start nothing new."""
         self._admission.close()
 
-    async def tokenize(self, render: Callable[[], str]) -> list[int]:
-        """Render and tokenize in one worker thread of Trio's own; llama.cpp computes nothing for it."""
-        model = self._loaded.model
-        return await trio.to_thread.run_sync(lambda: model.tokenize(render(), check=trio.from_thread.check_cancelled))
+    async def prepare(self, build: Callable[[Tokenizer], T]) -> T:
+        """Build in one worker thread of Trio's own; llama.cpp computes nothing for it."""
+        tokenizer = ModelTokenizer(self._loaded.model, trio.from_thread.check_cancelled)
+        return await trio.to_thread.run_sync(build, tokenizer)
 
     @asynccontextmanager
     async def generate(
@@ -93,7 +93,7 @@ class LlamaEngine:
         """See `Engine.generate`."""
         if self._ended:
             raise EngineError("the engine has stopped")
-        generation = LlamaGeneration(self._worker, self._admission, request, on_progress)
+        generation = LlamaGeneration(self._worker, self._admission, self._grammars, request, on_progress)
         self._live.add(generation)
         try:
             yield generation
@@ -115,16 +115,19 @@ class LlamaGeneration:
         self,
         worker: Worker,
         admission: Admission,
+        grammars: GrammarCompiler,
         request: GenerationRequest,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._worker = worker
         self._admission = admission
         self._ticket: Ticket = admission.join()
+        self._grammars = grammars
+        self._request = request
         self._on_progress = on_progress
         self._progress = Progress(prompt_tokens=len(request.prompt))
-        self._sequence = Sequence(request, self._receive)
-        self._submitted = False
+        self._sequence: Sequence | None = None
+        """What the worker has; None until it is submitted."""
         self._prefilled = trio.Event()
         self._released = trio.Event()
         self._events: deque[TextDelta | Finished | EngineError] = deque()
@@ -139,10 +142,14 @@ class LlamaGeneration:
         return self._progress
 
     async def prefill(self) -> None:
-        """Wait for a turn, hand the prompt to the worker's thread, wait for the first token."""
+        """Compile the grammar, wait for a turn, hand the prompt to the worker's thread, wait for the first token."""
+        grammar: Grammar | None = None
+        if (source := self._request.grammar) is not None:
+            # Time in the queue passes meanwhile. A thread that is abandoned ends on its own and leaves what it made.
+            grammar = await trio.to_thread.run_sync(self._grammars.compile, source, abandon_on_cancel=True)
         await self._ticket.turn()
         self._progress = replace(self._progress, phase=Phase.PREFILL)
-        self._submitted = True
+        self._sequence = Sequence(self._request, grammar, self._receive)
         self._worker.submit(self._sequence)
         await self._prefilled.wait()
 
@@ -182,7 +189,7 @@ class LlamaGeneration:
 
     async def _release(self) -> None:
         try:
-            if self._submitted and not self._released.is_set():
+            if self._sequence is not None and not self._released.is_set():
                 self._worker.cancel(self._sequence)
                 with trio.CancelScope(shield=True):
                     await self._released.wait()

@@ -1,18 +1,19 @@
-"""A loaded GGUF: its metadata, its tokenizer, what its memory can do. No context, no computation."""
+"""A loaded GGUF: its metadata, its vocabulary, what its memory can do. No context, no computation."""
 
 import ctypes
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import llama_cpp
 
 from ds4trio.engine.base import EngineError, Sampling
+from ds4trio.engine.llama.vocabulary import Vocabulary
 
-__all__ = ["Memory", "Model", "load_model"]
+__all__ = ["Memory", "Model", "ModelTokenizer", "load_model"]
 
 log = logging.getLogger("ds4trio.llama")
 
@@ -38,11 +39,6 @@ SAMPLING_KEYS = {
     "general.sampling.penalty_last_n": ("repeat_last_n", int),
     "general.sampling.penalty_repeat": ("repeat_penalty", float),
 }
-SPECIAL_ATTRIBUTES = (
-    llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-)
-# No real conversation has many more, so nearly every prompt is tokenized in one call. 130,000 in one call take 31 s.
-SPECIALS_PER_PIECE = 512
 # Memories of which only whole sequences can be saved, copied or removed; any other call ends in ggml_abort.
 WHOLE_SEQUENCE_ARCHITECTURES = frozenset({"deepseek4"})
 
@@ -59,24 +55,19 @@ class Memory:
 
 
 class Model:
-    """An open ``llama_model``. Its methods are thread-safe: the vocabulary never changes."""
+    """An open ``llama_model``. Thread-safe: nothing in it ever changes."""
 
     def __init__(self, pointer: llama_cpp.llama_model_p) -> None:
         self.pointer = pointer
-        self._tokenizing = 0
+        self._users = 0
         self._closed = False
         self._quiet = threading.Condition()
-        self._vocab = llama_cpp.llama_model_get_vocab(pointer)
+        self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(pointer))
         self.trained_context_length = int(llama_cpp.llama_model_n_ctx_train(pointer))
-        self.vocabulary_size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         self.parameters = int(llama_cpp.llama_model_n_params(pointer))
         self.size_bytes = int(llama_cpp.llama_model_size(pointer))
         template = llama_cpp.llama_model_chat_template(pointer, None)
         self.chat_template: str | None = template.decode(errors="replace") if template else None
-        self._special = self._special_pattern()
-        self._adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab))
-        self.bos_token = self._token_text(llama_cpp.llama_vocab_bos(self._vocab))
-        self.eos_token = self._token_text(llama_cpp.llama_vocab_eos(self._vocab))
 
     @property
     def description(self) -> str:
@@ -112,83 +103,49 @@ class Model:
         size = llama_cpp.llama_model_meta_val_str(self.pointer, key.encode(), buffer, len(buffer))
         return buffer.value.decode(errors="replace") if size >= 0 else None
 
-    def tokenize(self, text: str, *, check: Callable[[], None] = lambda: None) -> list[int]:
-        """Token ids of ``text``. Special tokens written in it count as such, since templates write them.
-
-        A beginning-of-sequence token is added where the model wants one and the text does not start with it. Raises
-        `EngineError` after `close`.
-
-        ``check`` is called between pieces of a text that is full of special tokens and may raise to give up. A plain
-        text is one piece, at about a megabyte per second.
-        """
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep the model open for the length of the block. Raises `EngineError` after `close`."""
         with self._quiet:
             if self._closed:
                 raise EngineError("the engine has stopped")
-            self._tokenizing += 1
+            self._users += 1
         try:
-            tokens: list[int] = []
-            add_bos = self._adds_bos and not (self.bos_token and text.startswith(self.bos_token))
-            for number, piece in enumerate(self._pieces(text)):
-                check()
-                tokens += self._tokenize(piece, add_bos=add_bos and number == 0)
-            return tokens
+            yield
         finally:
             with self._quiet:
-                self._tokenizing -= 1
+                self._users -= 1
                 self._quiet.notify_all()
 
     def close(self) -> None:
-        """Free the model once no thread tokenizes with it; blocks until then."""
+        """Free the model once no other thread uses it; blocks until then."""
         with self._quiet:
             self._closed = True
-            self._quiet.wait_for(lambda: self._tokenizing == 0)
+            self._quiet.wait_for(lambda: self._users == 0)
         llama_cpp.llama_model_free(self.pointer)
 
-    def _pieces(self, text: str) -> Iterator[str]:
-        """Cut before special tokens: llama.cpp's search for them takes time with the square of their number."""
-        start = 0
-        for number, match in enumerate(self._special.finditer(text), 1):
-            if number % SPECIALS_PER_PIECE == 0:
-                yield text[start : match.start()]
-                start = match.start()
-        yield text[start:]
 
-    def _special_pattern(self) -> re.Pattern[str]:
-        """Matches the text of every special token, of several that begin alike the longest."""
-        texts = {
-            llama_cpp.llama_vocab_get_text(self._vocab, token).decode(errors="replace")
-            for token in range(self.vocabulary_size)
-            if llama_cpp.llama_vocab_get_attr(self._vocab, token) & SPECIAL_ATTRIBUTES
-        }
-        return re.compile("|".join(map(re.escape, sorted(texts - {""}, key=len, reverse=True))) or "(?!)")
+class ModelTokenizer:
+    """Implements `Tokenizer`. ``check`` is called between pieces of a long text and may raise to give up.
 
-    def _tokenize(self, text: str, *, add_bos: bool) -> list[int]:
-        data = text.encode(errors="replace")
-        room = len(data) + 2
-        tokens = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), tokens, room, add_bos, True)
-        if count < 0:
-            raise EngineError(f"the tokenizer failed on a text of {len(data)} bytes")
-        return list(tokens[:count])
+    Every method raises `EngineError` once the model is closed.
+    """
 
-    def piece(self, token: int) -> bytes:
-        """The bytes that ``token`` stands for; empty for control tokens."""
-        return self._piece(token, special=False)
+    def __init__(self, model: Model, check: Callable[[], None]) -> None:
+        self._model = model
+        self._check = check
 
-    def ends_generation(self, token: int) -> bool:
-        """Whether the model says with ``token`` that it is done."""
-        return bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """See `Vocabulary.tokenize`."""
+        with self._model.in_use():
+            return self._model.vocabulary.tokenize(
+                text, add_special=add_special, parse_special=parse_special, check=self._check
+            )
 
-    def _piece(self, token: int, *, special: bool) -> bytes:
-        buffer = ctypes.create_string_buffer(64)
-        size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
-        if size < 0:
-            buffer = ctypes.create_string_buffer(-size)
-            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
-        return buffer.raw[:size]
-
-    def _token_text(self, token: int) -> str:
-        return self._piece(token, special=True).decode(errors="replace") if token >= 0 else ""
+    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """See `Vocabulary.pieces`."""
+        with self._model.in_use():
+            return self._model.vocabulary.pieces(tokens)
 
 
 @contextmanager

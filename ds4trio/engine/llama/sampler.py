@@ -1,8 +1,8 @@
-"""llama.cpp's native sampling chain for one sequence. Used by the worker thread only."""
+"""llama.cpp's native sampling chains for one sequence. Used by the worker thread only."""
 
 import ctypes
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import llama_cpp
 
@@ -15,13 +15,23 @@ class Sampler:
     """A chain in llama.cpp's own order: bias, penalties, top-k, typical, top-p, min-p, temperature, draw.
 
     ``prompt`` feeds the repeat penalty, which counts the prompt's end; presence and frequency count the answer only,
-    over its whole length, as OpenAI defines them. `close` frees the chain.
+    over its whole length, as OpenAI defines them. ``bias`` comes on top of the sampling's own. `close` frees the
+    chain.
     """
 
-    def __init__(self, sampling: Sampling, *, vocabulary_size: int, prompt: Sequence[int], max_tokens: int) -> None:
-        self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        if sampling.logit_bias:
-            self._add_logit_bias(sampling, vocabulary_size)
+    def __init__(
+        self,
+        sampling: Sampling,
+        *,
+        vocabulary_size: int,
+        prompt: Sequence[int],
+        max_tokens: int,
+        bias: Mapping[int, float],
+    ) -> None:
+        self._vocabulary_size = vocabulary_size
+        self._bias = {**sampling.logit_bias, **bias}
+        self._greedy: llama_cpp.llama_sampler_p | None = None
+        self._chain: llama_cpp.llama_sampler_p | None = self._new_chain()
         if sampling.repeat_penalty != 1.0 and sampling.repeat_last_n > 0:
             repeat = llama_cpp.llama_sampler_init_penalties(
                 vocabulary_size, sampling.repeat_last_n, sampling.repeat_penalty, 0.0, 0.0
@@ -54,22 +64,40 @@ class Sampler:
         """Draw the next token from the logits of batch row ``row`` and remember it for the penalties."""
         return int(llama_cpp.llama_sampler_sample(self._chain, context, row))
 
+    def likeliest(self, context: llama_cpp.llama_context_p, row: int) -> int:
+        """The likeliest next token, of all settings only the bias counted; the penalties remember it."""
+        if self._greedy is None:
+            self._greedy = self._new_chain()
+            llama_cpp.llama_sampler_chain_add(self._greedy, llama_cpp.llama_sampler_init_greedy())
+        token = int(llama_cpp.llama_sampler_sample(self._greedy, context, row))
+        self.accept(token)
+        return token
+
+    def accept(self, token: int) -> None:
+        """Remember a token that was not drawn here for the penalties."""
+        llama_cpp.llama_sampler_accept(self._chain, token)
+
     def close(self) -> None:
-        """Free the chain; safe to call twice."""
-        if self._chain:
-            llama_cpp.llama_sampler_free(self._chain)
-            self._chain = None
+        """Free the chains; safe to call twice."""
+        for chain in (self._chain, self._greedy):
+            if chain:
+                llama_cpp.llama_sampler_free(chain)
+        self._chain = self._greedy = None
+
+    def _new_chain(self) -> "llama_cpp.llama_sampler_p":
+        chain: llama_cpp.llama_sampler_p = llama_cpp.llama_sampler_chain_init(
+            llama_cpp.llama_sampler_chain_default_params()
+        )
+        known = [(token, bias) for token, bias in self._bias.items() if 0 <= token < self._vocabulary_size]
+        if known:
+            biases = (llama_cpp.llama_logit_bias * len(known))()
+            for entry, (token, bias) in zip(biases, known, strict=True):
+                entry.token, entry.bias = token, bias
+            logit_bias = llama_cpp.llama_sampler_init_logit_bias(
+                self._vocabulary_size, len(known), ctypes.cast(biases, llama_cpp.llama_logit_bias_p)
+            )
+            llama_cpp.llama_sampler_chain_add(chain, logit_bias)
+        return chain
 
     def _add(self, sampler: "llama_cpp.llama_sampler_p") -> None:
         llama_cpp.llama_sampler_chain_add(self._chain, sampler)
-
-    def _add_logit_bias(self, sampling: Sampling, vocabulary_size: int) -> None:
-        known = [(token, bias) for token, bias in sampling.logit_bias.items() if 0 <= token < vocabulary_size]
-        biases = (llama_cpp.llama_logit_bias * len(known))()
-        for entry, (token, bias) in zip(biases, known, strict=True):
-            entry.token, entry.bias = token, bias
-        self._add(
-            llama_cpp.llama_sampler_init_logit_bias(
-                vocabulary_size, len(known), ctypes.cast(biases, llama_cpp.llama_logit_bias_p)
-            )
-        )

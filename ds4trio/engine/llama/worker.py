@@ -12,28 +12,18 @@ import logging
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from ds4trio.cache import Slot, SlotTable
-from ds4trio.engine.base import (
-    EngineError,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    ModelInfo,
-    Phase,
-    Progress,
-    TextDelta,
-    Usage,
-)
+from ds4trio.cache import SlotTable
+from ds4trio.engine.base import EngineError, ModelInfo
 from ds4trio.engine.llama.abort import AbortFlag
-from ds4trio.engine.llama.context import Context, ContextOptions, Outcome, Span, open_context
+from ds4trio.engine.llama.context import Context, ContextOptions, Outcome, open_context
+from ds4trio.engine.llama.continuation import Continuation
 from ds4trio.engine.llama.model import Model, load_model
-from ds4trio.engine.llama.sampler import Sampler
+from ds4trio.engine.llama.sequence import Released, Sequence, Update
 from ds4trio.engine.scheduler import compose
-from ds4trio.engine.text import StopFilter
 
-__all__ = ["Loaded", "LoadProgress", "Post", "Released", "Sequence", "Update", "Worker", "WorkerOptions"]
+__all__ = ["Loaded", "LoadProgress", "Post", "Worker", "WorkerOptions"]
 
 log = logging.getLogger("ds4trio.engine")
 
@@ -56,12 +46,6 @@ class Loaded:
     model: Model
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
-    """Nothing works for the sequence any more; its KV is cached or freed."""
-
-
-Update = Progress | TextDelta | Finished | EngineError | Released
 Post = Callable[[list[Callable[[], None]]], None]
 
 
@@ -73,51 +57,6 @@ class WorkerOptions:
     name: str
     n_gpu_layers: int
     context: ContextOptions
-
-
-@dataclass(slots=True, eq=False)
-class Sequence:
-    """One request as the worker sees it.
-
-    ``tokens`` are the prompt and what was sampled; the KV of the first ``computed`` of them is in ``slot``.
-    ``cancelled`` is written under the abort flag's lock, everything else by the worker alone.
-    """
-
-    request: GenerationRequest
-    listener: Callable[[Update], None]
-    cancelled: bool = False
-    preempted: bool = False
-    tokens: list[int] = field(default_factory=list)
-    computed: int = 0
-    cached: int = 0
-    sampled: int = 0
-    started: float = 0.0
-    slot: Slot | None = None
-    sampler: Sampler | None = None
-    text: StopFilter = field(default_factory=StopFilter)
-
-    def __post_init__(self) -> None:
-        self.tokens = list(self.request.prompt)
-        self.text = StopFilter(self.request.stop)
-
-    @property
-    def left(self) -> int:
-        """Tokens that are known and not computed."""
-        return len(self.tokens) - self.computed
-
-    @property
-    def progress(self) -> Progress:
-        """A snapshot for the event loop."""
-        prompt = len(self.request.prompt)
-        elapsed = time.perf_counter() - self.started
-        return Progress(
-            phase=Phase.DECODE if self.sampled else Phase.PREFILL,
-            prompt_tokens=prompt,
-            cached_tokens=self.cached,
-            prefilled_tokens=min(self.computed, prompt),
-            output_tokens=self.sampled,
-            rate=(self.computed - self.cached) / elapsed if self.computed > self.cached and elapsed > 0 else 0.0,
-        )
 
 
 class Worker:
@@ -222,7 +161,7 @@ class Worker:
         )
         self._chunk_turn = not self._chunk_turn
         owners = [sequence for sequence, count in zip(placed, take, strict=True) if count]
-        spans = [_span(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
+        spans = [sequence.span(count) for sequence, count in zip(placed, take, strict=True) if count]
         if not spans:
             return
 
@@ -270,52 +209,46 @@ class Worker:
             )
             self._context.clear(slot.id)
             keep, slot.tokens = 0, []
-        sequence.slot = slot
-        sequence.computed = sequence.cached = keep
-        sequence.started = time.perf_counter()
-        if sequence.sampler is None:
-            sequence.sampler = Sampler(
-                sequence.request.sampling,
-                vocabulary_size=self._model.vocabulary_size,
-                prompt=sequence.tokens,
-                max_tokens=sequence.request.max_tokens,
+        sequence.place(slot, keep)
+        if sequence.continuation is None:
+            sequence.continuation = Continuation(
+                sequence.request,
+                vocabulary=self._model.vocabulary,
+                grammar=sequence.grammar,
+                context_length=self._context.length,
             )
         self._tell(sequence, sequence.progress)
 
     def _advance(self, sequence: Sequence, count: int, row: int) -> None:
-        """Book a computed span and sample where it reached the end of what is known."""
+        """Book a computed span and continue the answer where it reached the end of what is known."""
         assert sequence.slot is not None
-        assert sequence.sampler is not None
         sequence.computed += count
         if count > 1:
             sequence.slot.tokens = sequence.tokens[: sequence.computed]
-        if row < 0:
+        if row >= 0:
+            self._continue(sequence, row)
+        elif not sequence.sampled:  # else it is a text that the guide forced, and not the prompt's
             self._tell(sequence, sequence.progress)
-            return
-        token = sequence.sampler.sample(self._context.pointer, row)
-        first = sequence.sampled == 0
-        sequence.sampled += 1
-        if first:
-            self._tell(sequence, sequence.progress)
-        if self._model.ends_generation(token):
-            self._finish(sequence, "stop")
-            return
-        sequence.tokens.append(token)
-        if text := sequence.text.feed(self._model.piece(token)):
-            self._tell(sequence, TextDelta(text, sequence.sampled))
-        if sequence.text.stopped is not None:
-            self._finish(sequence, "stop")
-        elif sequence.sampled >= sequence.request.max_tokens or len(sequence.tokens) >= self._context.length:
-            self._finish(sequence, "length")
 
-    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        if rest := sequence.text.finish():
-            self._tell(sequence, TextDelta(rest, sequence.sampled))
-        usage = Usage(
-            len(sequence.request.prompt), min(sequence.cached, len(sequence.request.prompt)), sequence.sampled
-        )
-        self._tell(sequence, Finished("stop" if sequence.text.stopped else reason, usage, sequence.text.stopped))
-        self._end(sequence)
+    def _continue(self, sequence: Sequence, row: int) -> None:
+        assert sequence.continuation is not None
+        first = not sequence.sampled
+        try:
+            extension = sequence.continuation.extend(self._context, row)
+        except EngineError as error:
+            log.info("a request failed: %s", error, exc_info=error.__cause__)
+            self._tell(sequence, error)
+            self._end(sequence)
+            return
+        if first:
+            sequence.answered = time.perf_counter()
+            self._tell(sequence, sequence.progress)
+        sequence.tokens += extension.tokens
+        for delta in extension.deltas:
+            self._tell(sequence, delta)
+        if extension.reason is not None:
+            self._tell(sequence, sequence.finished(extension.reason))
+            self._end(sequence)
 
     def _roll_back(self, owners: list[Sequence]) -> None:
         """After an abort: the batch never happened, except where the memory cannot roll back."""
@@ -345,6 +278,7 @@ class Worker:
         youngest.slot, youngest.computed, youngest.preempted = None, 0, True
 
     def _fail(self, sequence: Sequence, error: EngineError) -> None:
+        """End a sequence of which nobody knows what is in its KV."""
         if sequence.slot is not None:
             self._context.clear(sequence.slot.id)
             sequence.computed = 0
@@ -359,8 +293,8 @@ class Worker:
 
     def _release(self, sequence: Sequence) -> None:
         """Leave the KV as a prefix for others and tell the request's nursery that nothing works for it."""
-        if sequence.sampler is not None:
-            sequence.sampler.close()
+        if sequence.continuation is not None:
+            sequence.continuation.close()
         if (slot := sequence.slot) is not None:
             self._slots.release(slot, sequence.tokens[: sequence.computed])
             sequence.slot = None
@@ -375,17 +309,6 @@ class Worker:
             self._outbox = []
 
 
-def _span(sequence: Sequence, count: int) -> Span:
-    assert sequence.slot is not None
-    end = sequence.computed + count
-    return Span(
-        sequence_id=sequence.slot.id,
-        position=sequence.computed,
-        tokens=sequence.tokens[sequence.computed : end],
-        wants_logits=end == len(sequence.tokens),
-    )
-
-
 def _describe(model: Model, context: Context, name: str) -> ModelInfo:
     return ModelInfo(
         name=name,
@@ -393,9 +316,11 @@ def _describe(model: Model, context: Context, name: str) -> ModelInfo:
         context_length=context.length,
         trained_context_length=model.trained_context_length,
         chat_template=model.chat_template,
-        bos_token=model.bos_token,
-        eos_token=model.eos_token,
+        bos_token=model.vocabulary.bos_token,
+        eos_token=model.vocabulary.eos_token,
         sampling=model.sampling,
         parameters=model.parameters,
         size_bytes=model.size_bytes,
+        vocabulary_size=model.vocabulary.size,
+        special_tokens=model.vocabulary.special,
     )

@@ -29,7 +29,7 @@ STORY = "Once upon a time there was a fox who lived beside a river and talked to
 
 
 async def tokens(engine: Engine, text: str) -> list[int]:
-    return await engine.tokenize(lambda: text)
+    return await engine.prepare(lambda tokenizer: tokenizer.tokenize(text))
 
 
 async def ask(
@@ -286,20 +286,3 @@ async def test_file_that_is_no_model_is_a_clear_error(options: LlamaOptions, tmp
     with pytest.RaisesGroup(pytest.RaisesExc(EngineError, match="cannot load .*broken.gguf")):
         async with open_llama_engine(replace(options, path=path)):
             pass
-
-
-async def test_text_full_of_special_tokens_is_tokenized_in_linear_time_and_all_the_same(options: LlamaOptions) -> None:
-    # llama.cpp alone takes 31 s for 130,000 of them, and hours for a body of the largest size.
-    turn = "<|im_start|>user\nHi  there, <|im_end|>\n"
-    async with open_llama_engine(options) as engine:
-        once = await tokens(engine, turn)
-        assert await tokens(engine, turn * 1500) == once * 1500
-        with trio.fail_after(20):
-            assert len(await tokens(engine, "<|im_start|>" * 130_000)) == 130_000
-
-
-async def test_leaving_stops_the_tokenizing_of_such_a_text(options: LlamaOptions) -> None:
-    async with open_llama_engine(options) as engine:
-        with trio.fail_after(10), trio.move_on_after(0.2) as scope:
-            await tokens(engine, "<|im_start|>" * 1_000_000)
-        assert scope.cancelled_caught

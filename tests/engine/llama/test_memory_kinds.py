@@ -4,15 +4,19 @@ A wrong memory call does not fail, it aborts the process or spoils the next answ
 compared with that of a fresh one.
 """
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
+from llguidance import LLMatcher
 
 from ds4trio.engine import Progress, Sampling
 from ds4trio.engine.base import GenerationRequest
 from ds4trio.engine.llama import LlamaEngine, LlamaOptions, open_llama_engine
+from tests.engine.llama.test_continuation import deltas, joined
 from tests.engine.llama.test_engine import ask, tokens
 from tests.tiny_models import tiny_model
 
@@ -109,3 +113,76 @@ async def test_several_at_once_with_one_that_leaves(kind: str, directory: Path) 
                     await leave_in_prefill(engine, await tokens(engine, STORY[::-1] * 20), after=128)
             # Batches of other shapes move the logits a little, so only the beginnings are compared.
             assert [answers[number][:8] for number in range(2)] == [text[:8] for text in alone]
+
+
+@pytest.mark.parametrize("kind", ["full", "sliding", "hybrid", "deepseek4"])
+async def test_forced_text_and_grammars_survive_neighbours_that_leave(kind: str, directory: Path) -> None:
+    options = LlamaOptions(
+        path=tiny_model(kind, directory),  # type: ignore[arg-type]
+        threads=1,
+        context_length=4096,
+        parallel=3,
+        ubatch=64,
+    )
+    letters = LLMatcher.grammar_from_lark(f"start: /[a-d ]{{5}}/ {json.dumps(STORY * 5)} /[a-d]{{5}}/")
+    async with open_llama_engine(options) as engine:
+        request = GenerationRequest(
+            prompt=await tokens(engine, STORY), max_tokens=400, sampling=Sampling(temperature=0), grammar=letters
+        )
+        alone = joined((await deltas(engine, request))[0])
+        # Forced, the middle is computed in chunks; alone it was drawn token by token, as the grammar left no choice.
+        noise = await tokens(engine, STORY[::-1] * 20)
+        for _ in range(2):
+            told: list[str] = []
+
+            async def one(texts: list[str] = told) -> None:
+                guide = AtLength(5, STORY * 5)
+                texts.append(joined((await deltas(engine, replace(request, guide=guide)))[0]))
+
+            with trio.fail_after(60):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(one)
+                    nursery.start_soon(one)
+                    await leave_in_prefill(engine, noise, after=128)
+            for text in told:
+                assert text[:5] == alone[:5]
+                assert re.fullmatch(rf"[a-d ]{{5}}{re.escape(STORY * 5)}[a-d]{{5}}", text)
+
+
+async def test_preempted_answers_keep_their_place_in_the_grammar(directory: Path) -> None:
+    """Four requests need more cells than there are; what is computed again is not drawn again."""
+    options = LlamaOptions(path=tiny_model("full", directory), threads=1, context_length=1024, parallel=4, ubatch=128)
+    numbers = LLMatcher.grammar_from_lark("start: /[0-9]/{60}")
+    async with open_llama_engine(options) as engine:
+        prompts = [(await tokens(engine, f"{number} " + STORY * 30))[:450] for number in range(4)]
+        said: list[str] = []
+
+        async def one(prompt: list[int]) -> None:
+            request = GenerationRequest(prompt=prompt, max_tokens=100, grammar=numbers)
+            said.append(joined((await deltas(engine, request))[0]))
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for prompt in prompts:
+                    nursery.start_soon(one, prompt)
+    assert [len(text) for text in said] == [60] * 4
+    assert all(text.isdigit() for text in said)
+
+
+class AtLength:
+    """A guide that forces a text once the answer has so many characters."""
+
+    greedy = False
+
+    def __init__(self, length: int, text: str) -> None:
+        self._length, self._text = length, text
+
+    def observe(self, text: str, *, special: bool) -> None:
+        self._length -= len(text)
+
+    @property
+    def forced(self) -> str:
+        if self._length > 0:
+            return ""
+        text, self._text = self._text, ""
+        return text

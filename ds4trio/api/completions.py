@@ -1,0 +1,256 @@
+"""OpenAI Completions: ``POST /v1/completions``, raw text in and raw text out, no template and no dialect."""
+
+import math
+from codecs import getincrementaldecoder
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from ds4trio.api import sse
+from ds4trio.api.answer import AnswerUsage, Delta, DocumentAnswer, Ending, Frame, StreamAnswer
+from ds4trio.api.body import SamplingMembers, StopMember, StreamOptions, decode, stop_strings
+from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error, openai_error_document
+from ds4trio.api.task import RawPrompt, Task
+from ds4trio.api.timings import timings
+from ds4trio.chat import ContentDelta
+from ds4trio.engine import Progress, TokenLogprob
+
+__all__ = ["Completions"]
+
+# The API's own default, which clients of this endpoint count on.
+DEFAULT_MAX_TOKENS = 16
+MOST_CHOICES = 8
+MOST_PROMPTS = 64
+
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class CompletionRequest(SamplingMembers):
+    """The members that this server reads."""
+
+    prompt: str | list[str | TokenId | list[TokenId]] | None = None
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=MOST_CHOICES)] | None = None
+    best_of: int | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    stop: StopMember = None
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+
+_decoder = msgspec.json.Decoder(CompletionRequest)
+
+
+class Completions:
+    """Implements `WireProtocol`."""
+
+    def parse(self, body: bytes) -> Task:
+        """Check a request body. Raises `InvalidRequestError`, never anything else."""
+        request = decode(_decoder, body)
+        _refuse_what_is_not_there(request)
+        return Task(
+            kind="completion",
+            model=request.model,
+            prompt=_prompts(request.prompt),
+            answer=partial(
+                CompletionStream if request.stream else CompletionDocument,
+                n=request.n or 1,
+                echo=bool(request.echo),
+                logprobs=request.logprobs is not None,
+                include_usage=request.stream_options is not None and request.stream_options.include_usage,
+            ),
+            overrides=request.overrides(),
+            max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
+            stop=stop_strings(request.stop),
+            n=request.n or 1,
+            top_logprobs=request.logprobs,
+            ignore_eos=request.ignore_eos,
+        )
+
+    def error_document(self, error: ApiError) -> bytes:
+        """OpenAI's error object."""
+        return openai_error_document(error)
+
+
+def _refuse_what_is_not_there(request: CompletionRequest) -> None:
+    if request.suffix:
+        raise InvalidRequestError(
+            "text before a suffix cannot be filled in; leave suffix out", code="unsupported", param="suffix"
+        )
+    if request.best_of not in (None, 1, request.n):
+        raise InvalidRequestError("best_of must be 1, or equal to n", code="unsupported", param="best_of")
+    if request.echo and request.logprobs is not None:
+        raise InvalidRequestError(
+            "the prompt's own logprobs are not computed; leave out echo or logprobs", code="unsupported", param="echo"
+        )
+
+
+def _prompts(prompt: str | list[Any] | None) -> tuple[RawPrompt, ...]:
+    """One text, one list of token ids, or a list of either."""
+    if isinstance(prompt, str):
+        prompts: list[Any] = [prompt]
+    elif prompt and all(isinstance(item, int) for item in prompt):
+        prompts = [prompt]
+    else:
+        prompts = prompt or []
+    if not prompts or len(prompts) > MOST_PROMPTS:
+        raise InvalidRequestError(
+            f"prompt must be a text, a list of token ids, or a list of 1 to {MOST_PROMPTS} of them",
+            code="invalid_value",
+            param="prompt",
+        )
+    result: list[RawPrompt] = []
+    for index, item in enumerate(prompts):
+        if isinstance(item, int) or item in ("", []):
+            raise InvalidRequestError(
+                f"$.prompt[{index}] is neither a text nor a list of token ids, or it is empty",
+                code="invalid_value",
+                param=f"$.prompt[{index}]",
+            )
+        result.append(item if isinstance(item, str) else tuple(item))
+    return tuple(result)
+
+
+def _usage(usage: AnswerUsage) -> dict[str, Any]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.prompt_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+    }
+
+
+class _TokenTexts:
+    """The tokens of one choice as text. A character may be cut between two of them."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._offset = 0
+
+    def logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """The shape of this endpoint: parallel lists. Offsets are in characters from the beginning of the choice."""
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset)
+            self._offset += len(self._decoder.decode(token.data))
+        return {
+            "tokens": [token.data.decode(errors="replace") for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [
+                {other.data.decode(errors="replace"): other.logprob for other in token.top} for token in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+
+def _text(delta: Delta) -> str:
+    return "".join(event.text for event in delta.events if isinstance(event, ContentDelta))
+
+
+class CompletionStream(StreamAnswer):
+    """Implements `Answer` with ``text_completion`` events, ended by ``[DONE]``."""
+
+    def __init__(self, frame: Frame, *, n: int, echo: bool, logprobs: bool, include_usage: bool) -> None:
+        self._frame: dict[str, Any] = {
+            "id": f"cmpl-{frame.id}",
+            "object": "text_completion",
+            "created": math.floor(frame.created),
+            "model": frame.model,
+        }
+        if include_usage:
+            self._frame["usage"] = None
+        prompts = [prompt for prompt in frame.prompts for _ in range(n)]
+        self._echo = prompts if echo else []
+        self._include_usage = include_usage
+        self._tokens = [_TokenTexts() for _ in prompts]
+        self._running = list(range(len(prompts)))
+
+    def start(self, progress: Progress) -> bytes:
+        """An empty text, or with ``echo`` the prompts."""
+        return b"".join(self._chunk(choice, prompt) for choice, prompt in enumerate(self._echo)) or self._chunk(0, "")
+
+    def beat_event(self, progress: Progress) -> bytes:
+        """A chunk without text for a choice that still runs, without a choice once all have ended."""
+        return self._chunk(self._running[0], "") if self._running else self._event([])
+
+    def delta(self, choice: int, delta: Delta) -> bytes:
+        """A chunk of text."""
+        text = _text(delta)
+        if delta.logprobs:
+            return self._chunk(choice, text, logprobs=self._tokens[choice].logprobs(delta.logprobs))
+        return self._chunk(choice, text) if text else b""
+
+    def end(self, choice: int, ending: Ending) -> bytes:
+        """The finish reason."""
+        self._running.remove(choice)
+        return self._chunk(choice, "", finish_reason=ending.reason, timings=timings(ending))
+
+    def finish(self, usage: AnswerUsage) -> bytes:
+        """The usage if it was asked for, and ``[DONE]``."""
+        end = b""
+        if self._include_usage:
+            end = self._event([], usage=_usage(usage))
+        return end + b"data: [DONE]\n\n"
+
+    def error(self, error: ApiError) -> bytes:
+        """OpenAI's error object as an event (the SDKs raise on it), and ``[DONE]``."""
+        return sse.data(openai_error(error)) + b"data: [DONE]\n\n"
+
+    def refusal(self, error: ApiError) -> bytes:
+        """OpenAI's error object."""
+        return openai_error_document(error)
+
+    def _chunk(
+        self,
+        choice: int,
+        text: str,
+        *,
+        logprobs: dict[str, Any] | None = None,
+        finish_reason: str | None = None,
+        **members: object,
+    ) -> bytes:
+        entry = {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+        return self._event([entry], **members)
+
+    def _event(self, choices: list[dict[str, Any]], **members: object) -> bytes:
+        return sse.data({**self._frame, "choices": choices, **members})
+
+
+class CompletionDocument(DocumentAnswer):
+    """Implements `Answer` with one ``text_completion`` object."""
+
+    def __init__(self, frame: Frame, *, n: int, echo: bool, logprobs: bool, include_usage: bool) -> None:
+        super().__init__()
+        self._frame = {
+            "id": f"cmpl-{frame.id}",
+            "object": "text_completion",
+            "created": math.floor(frame.created),
+            "model": frame.model,
+        }
+        self._echo = [prompt for prompt in frame.prompts for _ in range(n)] if echo else []
+        self._logprobs = logprobs
+
+    def finish(self, usage: AnswerUsage) -> bytes:
+        """The whole document."""
+        choices = [
+            {
+                "index": index,
+                "text": (self._echo[index] if self._echo else "") + transcript.content,
+                "logprobs": _TokenTexts().logprobs(transcript.logprobs) if self._logprobs else None,
+                "finish_reason": self.endings[index].reason,
+            }
+            for index, transcript in sorted(self.choices.items())
+        ]
+        return msgspec.json.encode(
+            {**self._frame, "choices": choices, "usage": _usage(usage), "timings": timings(self.endings[0])}
+        )
+
+    def refusal(self, error: ApiError) -> bytes:
+        """OpenAI's error object."""
+        return openai_error_document(error)

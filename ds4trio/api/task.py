@@ -1,0 +1,47 @@
+"""What every protocol is parsed into: what to generate, and how to answer."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ds4trio.api.answer import Answer, Frame
+from ds4trio.api.errors import ApiError
+from ds4trio.chat import Conversation
+
+__all__ = ["RawPrompt", "Task", "WireProtocol"]
+
+RawPrompt = str | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A valid request.
+
+    ``prompt`` is a conversation, or raw prompts (text or token ids) that are answered one by one, each ``n`` times.
+    ``overrides`` are fields of `Sampling` that the client set. ``max_tokens`` None means up to the context.
+    ``warnings`` tell the client what was left out; they go into a header. ``kind`` is the protocol's name in the log.
+    """
+
+    kind: str
+    model: str | None
+    prompt: Conversation | tuple[RawPrompt, ...]
+    answer: Callable[[Frame], Answer]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    top_logprobs: int | None = None
+    ignore_eos: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+class WireProtocol(Protocol):
+    """One wire format."""
+
+    def parse(self, body: bytes) -> Task:
+        """Check a request body. Blocks as long as that takes. Raises `ApiError`, never anything else."""
+        ...
+
+    def error_document(self, error: ApiError) -> bytes:
+        """The JSON document of an error in this protocol's shape."""
+        ...

@@ -1,0 +1,125 @@
+"""What a server says of itself: its models, its health, and llama-server's ``/props`` and ``/slots``."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from quart_trio import QuartTrio
+
+from ds4trio import __version__
+from ds4trio.api.errors import ApiError, InvalidRequestError, UnknownModelError
+from ds4trio.config import Settings
+from ds4trio.engine import Phase
+from ds4trio.server.host import EngineHost
+from ds4trio.server.lifeline import Lifeline
+
+__all__ = ["add_ops_routes"]
+
+
+def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, live: Mapping[str, Lifeline]) -> None:
+    """Register the endpoints. ``live`` holds the answers that are being computed, by request id."""
+    started = int(time.time())
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model_object(name) for name in host.names]}
+
+    @app.get("/v1/models/<path:name>")
+    async def model(name: str) -> dict[str, Any]:
+        if name not in host.names:
+            raise UnknownModelError(name, host.names)
+        return model_object(name)
+
+    def model_object(name: str) -> dict[str, Any]:
+        info = host.engine().info
+        return {
+            "id": name,
+            "object": "model",
+            "created": started,
+            "owned_by": "ds4trio",
+            # Clients look for the context length under either name.
+            "context_length": info.context_length,
+            "max_model_len": info.context_length,
+            "meta": {
+                "description": info.description,
+                "n_ctx_train": info.trained_context_length,
+                "n_params": info.parameters,
+                "size": info.size_bytes,
+                "n_vocab": info.vocabulary_size,
+            },
+        }
+
+    @app.get("/health")
+    async def health() -> tuple[dict[str, Any], int]:
+        try:
+            engine = host.engine()
+        except ApiError as error:
+            return {
+                "status": host.state,
+                "loaded": round(host.load_fraction, 3),
+                "message": error.message,
+            }, 503
+        return {"status": "ok", "running": engine.running, "waiting": engine.waiting}, 200
+
+    @app.get("/props")
+    async def props() -> dict[str, Any]:
+        info = host.engine().info
+        sampling = info.sampling
+        return {
+            "default_generation_settings": {
+                "n_ctx": info.context_length,
+                "params": {
+                    "temperature": sampling.temperature,
+                    "top_k": sampling.top_k,
+                    "top_p": sampling.top_p,
+                    "min_p": sampling.min_p,
+                    "repeat_penalty": sampling.repeat_penalty,
+                },
+            },
+            "total_slots": settings.parallel,
+            "model_alias": host.names[0],
+            "model_path": settings.model,
+            "chat_template": info.chat_template or "",
+            "bos_token": info.bos_token,
+            "eos_token": info.eos_token,
+            "modalities": {"vision": False, "audio": False},
+            "build_info": f"ds4trio {__version__}",
+        }
+
+    @app.get("/slots")
+    async def slots() -> list[dict[str, Any]]:
+        info = host.engine().info
+        running = [
+            (id, lifeline.progress) for id, lifeline in live.items() if lifeline.progress.phase is not Phase.QUEUED
+        ]
+        idle = max(0, settings.parallel - len(running))
+        busy = [
+            {
+                "id": number,
+                "n_ctx": info.context_length,
+                "is_processing": True,
+                "id_task": id,
+                "n_prompt_tokens": progress.prompt_tokens,
+                "n_prompt_tokens_processed": progress.prefilled_tokens,
+                "n_prompt_tokens_cache": progress.cached_tokens,
+                "n_decoded": progress.output_tokens,
+            }
+            for number, (id, progress) in enumerate(running)
+        ]
+        return busy + [
+            {"id": number, "n_ctx": info.context_length, "is_processing": False}
+            for number in range(len(busy), len(busy) + idle)
+        ]
+
+    @app.get("/")
+    async def about() -> dict[str, Any]:
+        return {"name": "ds4trio", "version": __version__, "models": list(host.names), "health": "/health"}
+
+    @app.post("/v1/embeddings")
+    async def embeddings() -> NoReturn:
+        host.engine()
+        raise InvalidRequestError(
+            f"{host.names[0]} writes text and makes no embeddings; start a server with an embedding model for them",
+            code="unsupported",
+            param="model",
+        )
