@@ -63,7 +63,7 @@ def answer_text() -> str:
 def seconds_per_token(make: Callable[[], WireProtocol], body: dict[str, object], text: str, *, stream: bool) -> float:
     """One whole answer, from the engine's text to the protocol's bytes, and what the sampling thread adds."""
     task = make().parse(json.dumps({**body, "stream": stream}).encode())
-    answer: Answer = task.answer(Frame("0" * 24, 0.0, "m"))
+    answer: Answer = task.answer(Frame("0" * 24, 0.0, "m", prompts=("hi",)))
     raw = task.kind == "completion"
     reader = TextReader() if raw else DialectReader(HERMES, tools=(TOOL,), prompt_end="")
     guide = AnswerGuide(DialectReader(HERMES, tools=(TOOL,), prompt_end=""), budget=None, think_end="")

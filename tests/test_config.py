@@ -189,7 +189,7 @@ def test_no_time_and_no_rate_is_nan(name: str) -> None:
     ("source", "named"),
     [
         ({"flags": {"heartbeat_intervall": "1"}}, "--heartbeat-intervall"),
-        ({"environment": {"DS4TRIO_HEARTBEAT_INTERVALL": "1"}}, "DS4TRIO_HEARTBEAT"),
+        ({"environment": {"DS4TRIO_HEARTBEAT_INTERVALL": "1"}}, "DS4TRIO_HEARTBEAT_INTERVALL"),
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_closest_known_one(source: dict[str, Any], named: str) -> None:

@@ -72,7 +72,13 @@ def table_line(cells: Sequence[object]) -> str:
 
 @click.command()
 @click.option("--only", "keys", multiple=True, type=click.Choice([client.key for client in CLIENTS]), help="repeatable")
-@click.option("--install", "folder", type=click.Path(path_type=Path), default=default_folder, help="where clients are")
+@click.option(
+    "--install",
+    "folder",
+    type=click.Path(path_type=Path, resolve_path=True),
+    default=default_folder,
+    help="where the clients are",
+)
 @click.option("--long", is_flag=True, help=f"every client's own default limits, and {LONG_PREFILL:.0f} s of prefill")
 @click.option("--heartbeat", default="both", show_default=True, help="the server's setting; `off` shows what it is for")
 def main(keys: tuple[str, ...], folder: Path, *, long: bool, heartbeat: str) -> None:

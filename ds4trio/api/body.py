@@ -23,7 +23,7 @@ StopMember = str | Annotated[list[str], Meta(max_length=MOST_STOPS)] | None
 class StreamOptions(Struct):
     """Options of a streamed answer."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class SamplingMembers(Struct):
@@ -40,7 +40,7 @@ class SamplingMembers(Struct):
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     seed: int | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
-    ignore_eos: bool = False
+    ignore_eos: bool | None = None
 
     def overrides(self) -> dict[str, Any]:
         """The fields of `Sampling` that were given. Raises `InvalidRequestError` for a bad token id."""

@@ -63,14 +63,14 @@ class Completions:
                 n=request.n or 1,
                 echo=bool(request.echo),
                 logprobs=request.logprobs is not None,
-                include_usage=request.stream_options is not None and request.stream_options.include_usage,
+                include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
             ),
             overrides=request.overrides(),
             max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
             stop=stop_strings(request.stop),
             n=request.n or 1,
             top_logprobs=request.logprobs,
-            ignore_eos=request.ignore_eos,
+            ignore_eos=bool(request.ignore_eos),
         )
 
     def error_document(self, error: ApiError) -> bytes:

@@ -243,7 +243,10 @@ class SimulatedGeneration:
             wants_logprob = self._request.top_logprobs is not None
             logprob = TokenLogprob(_token(data), data, 0.0) if wants_logprob else None
             deltas = answer.take(data, logprob=logprob)
+            first = self._progress.phase is not Phase.DECODE
             self._progress = replace(self._progress, phase=Phase.DECODE, output_tokens=answer.sampled)
+            if first:
+                self._on_progress(self._progress)
             for delta in deltas:
                 yield delta
         for delta in answer.finish():

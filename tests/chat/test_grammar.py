@@ -423,7 +423,8 @@ SCHEMAS: list[tuple[Mapping[str, Any] | bool, list[object], list[str]]] = [
 ]
 
 
-KEYWORDS = ["type", "properties", "required", "items", "enum", "const", "anyOf", "allOf", "$ref", "$defs", "pattern"]
+KEYWORDS = ["type", "properties", "required", "items", "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "$defs"]
+KEYWORDS += ["pattern", "format", "minLength", "maxLength", "minItems", "maxItems", "additionalProperties"]
 
 
 class TestSchemas:
@@ -503,6 +504,24 @@ class TestSchemas:
         assert caught.value.param == "tools[1]"
         assert "'f' is strict" in str(caught.value)
         assert grammar(conversation(dataclasses.replace(strict, strict=False), choice="required"))
+
+    @pytest.mark.parametrize("depth", [60, 200, 10_000])
+    def test_depth_has_an_end(self, depth: int) -> None:
+        schema: dict[str, Any] = {"type": "integer"}
+        for _ in range(depth):
+            schema = {"type": "array", "items": schema}
+        output = OutputFormat("schema", schema=schema)
+        if depth < 100:
+            made = grammar(conversation(output=output))
+            assert vocabulary(HERMES).accepts(made, "[" * depth + "1" + "]" * depth)
+        else:
+            with pytest.raises(UnenforceableError):
+                grammar(conversation(output=output))
+
+    def test_a_panic_inside_of_llguidance_is_a_refusal(self) -> None:
+        schema = {"type": "string", "pattern": ["a" * 89 + "é" * 20]}
+        with pytest.raises(UnenforceableError, match="malformed"):
+            grammar(conversation(output=OutputFormat("schema", schema=schema)))
 
     @given(
         st.recursive(
@@ -617,6 +636,38 @@ class TestNotations:
         prefix = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant" if dialect.codec == "harmony" else ""
         assert words.accepts(made, prefix + text)
         assert not words.accepts(made, prefix + written(dialect, "now", {}), complete=False)
+
+
+class TestTaggedArguments:
+    ONE_OF_TWO: Mapping[str, Any] = {
+        "type": "object",
+        "anyOf": [{"properties": {"a": {"type": "integer"}}}, {"properties": {"b": {"type": "integer"}}}],
+    }
+
+    def test_only_plain_objects_can_be_enforced(self) -> None:
+        tool = Tool("f", parameters=self.ONE_OF_TWO, strict=True)
+        with pytest.raises(UnenforceableError, match="anyOf"):
+            grammar(conversation(tool), QWEN3_CODER)
+        made = grammar(conversation(dataclasses.replace(tool, strict=False), choice="required"), QWEN3_CODER)
+        assert vocabulary(QWEN3_CODER).accepts(made, written(QWEN3_CODER, "f", {"b": 1}))
+
+    def test_an_open_object_takes_any_names(self) -> None:
+        tool = Tool("f", parameters={"type": "object", "additionalProperties": {"type": "integer"}}, strict=True)
+        made = grammar(conversation(tool, choice="required"), QWEN3_CODER)
+        words = vocabulary(QWEN3_CODER)
+        assert words.accepts(made, written(QWEN3_CODER, "f", {"x": 1, "y_2": 2}))
+        assert not words.accepts(made, written(QWEN3_CODER, "f", {"x": "one"}), complete=False)
+
+    def test_a_hint_tells_text_from_other_values(self) -> None:
+        schema = {"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}
+        tool = Tool("f", parameters=schema, strict=True)
+        made = grammar(conversation(tool, choice="required"), DEEPSEEK_V4)
+        for value in ("null", None, "a < b"):
+            text = written(DEEPSEEK_V4, "f", {"a": value})
+            assert vocabulary(DEEPSEEK_V4).accepts(made, text)
+            ((_, arguments),) = vocabulary(DEEPSEEK_V4).read(DEEPSEEK_V4, text, [tool]).calls
+            assert json.loads(arguments) == {"a": value}
+        assert not vocabulary(DEEPSEEK_V4).accepts(made, written(DEEPSEEK_V4, "f", {"a": 1}), complete=False)
 
 
 class TestTaggedStrings:

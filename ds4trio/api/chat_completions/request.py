@@ -176,7 +176,7 @@ def parse(body: bytes) -> Task:
     tools = _tools(request.tools or [], warnings)
     limits = [limit for limit in (request.max_completion_tokens, request.max_tokens) if limit is not None]
     options = ChatOptions(
-        include_usage=request.stream_options is not None and request.stream_options.include_usage,
+        include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
         logprobs=bool(request.logprobs),
         progress=bool(request.return_progress),
         n=request.n or 1,
@@ -199,7 +199,7 @@ def parse(body: bytes) -> Task:
         stop=stop_strings(request.stop),
         n=options.n,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-        ignore_eos=request.ignore_eos,
+        ignore_eos=bool(request.ignore_eos),
         warnings=tuple(warnings),
     )
 

@@ -102,7 +102,7 @@ def parse(body: bytes, *, to_answer: bool) -> Task:
         overrides=request.overrides(),
         max_tokens=request.max_tokens,
         stop=stop_strings(request.stop_sequences),
-        ignore_eos=request.ignore_eos,
+        ignore_eos=bool(request.ignore_eos),
         warnings=(*unknown, *skipped, *_warnings(request)),
     )
 

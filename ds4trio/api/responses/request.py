@@ -136,7 +136,7 @@ def read(body: bytes, store: ResponseStore) -> Task:
         overrides=request.overrides(),
         max_tokens=request.max_output_tokens,
         top_logprobs=(request.top_logprobs or 0) if LOGPROBS in include else None,
-        ignore_eos=request.ignore_eos,
+        ignore_eos=bool(request.ignore_eos),
         warnings=(toolbox.warnings + warnings)[:MOST_WARNINGS],
     )
 

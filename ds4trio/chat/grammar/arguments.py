@@ -22,7 +22,7 @@ from ds4trio.chat.grammar.strings import UnmappableError, bare_string
 
 __all__ = ["Arguments", "arguments_for"]
 
-_OTHER_TYPES = ("number", "boolean", "null", "object", "array")
+_OTHER_TYPES = ("integer", "number", "boolean", "null", "object", "array")
 _KEY = r"/[A-Za-z_][A-Za-z0-9_.\-]{0,63}/"
 _WORD = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _OBJECT_DEMANDS = frozenset(["type", "properties", "required", "additionalProperties"])
@@ -66,10 +66,11 @@ class _Member:
 def _members(schema: Schema) -> list[_Member]:
     """An object's properties in order; those that are only required come last. Raises `UnmappableError`."""
     schema = schema.resolved()
-    if not schema.lenient and (unknown := schema.demands - _OBJECT_DEMANDS):
-        raise UnmappableError(min(unknown), schema.path)
     names = list(schema.mapping("properties"))
-    required = schema.listing("required")
+    unknown = schema.demands - _OBJECT_DEMANDS
+    if unknown and not (schema.lenient and names):
+        raise UnmappableError(min(unknown), schema.path)
+    required = [name for name in schema.listing("required") if isinstance(name, str)]
     members = [_Member(name, schema.child("properties", name), name in required) for name in names]
     if extra := [name for name in required if name not in names]:
         if schema.keywords.get("additionalProperties") is False and not schema.lenient:
@@ -85,24 +86,28 @@ def _additional(schema: Schema) -> Schema:
     return ANYTHING
 
 
-def _known(schema: Schema) -> list[_Member]:
-    """An object's properties, whose values only have to be of a type that the reader can tell."""
-    members = []
-    for member in _members(schema):
-        kind = member.schema.resolved().keywords.get("type")
-        if member.schema.allows_string or not isinstance(kind, str):
-            kind = "string" if member.schema.allows_string else list(_OTHER_TYPES)
-        node = {"type": kind}
-        loose = Schema(node, node, lenient=True) if member.schema.demands else ANYTHING
-        members.append(_Member(member.name, loose, required=False))
-    return members
+def _known(schema: Schema) -> list[tuple[str, Schema]]:
+    """An object's properties by name; values only have to be of a type that the reader can tell."""
+    schema = schema.resolved()
+    return [(name, _loosened(schema.child("properties", name))) for name in schema.mapping("properties")]
+
+
+def _loosened(schema: Schema) -> Schema:
+    if not schema.demands:
+        return ANYTHING
+    kind = schema.resolved().keywords.get("type")
+    if schema.allows_string or kind not in _OTHER_TYPES:
+        kind = "string" if schema.allows_string else list(_OTHER_TYPES)
+    node = {"type": kind}
+    return Schema(node, node, lenient=True)
 
 
 def _is_open(schema: Schema) -> bool:
-    """Whether an object names no property and forbids none."""
+    """Whether an object may have any properties and nothing else is said of them than what they have to obey."""
     schema = schema.resolved()
     named = schema.mapping("properties") or schema.listing("required")
-    return not named and schema.keywords.get("additionalProperties") is not False
+    closed = schema.keywords.get("additionalProperties") is False
+    return not named and not closed and schema.demands <= _OBJECT_DEMANDS
 
 
 def _in_order(members: Iterable[tuple[str, bool]]) -> str:
@@ -148,44 +153,43 @@ class _Tagged:
 
     def obeying(self, schema: Schema) -> str:
         if _is_open(schema):
-            return f"({self._argument(_KEY, _additional(schema.resolved()))})*"
-        return _in_order((self._named(member), member.required) for member in _members(schema))
+            return f"({self._argument(None, _additional(schema.resolved()))})*"
+        return _in_order((self._argument(member.name, member.schema), member.required) for member in _members(schema))
 
     def free(self, schema: Schema) -> str:
-        known = [self._named(member) for member in _known(schema)]
-        return f"({choice(known or [self._argument(_KEY, ANYTHING)])})*"
+        known = [self._argument(name, value) for name, value in _known(schema)]
+        return f"({choice(known or [self._argument(None, ANYTHING)])})*"
 
-    def _named(self, member: _Member) -> str:
-        name = html.escape(member.name) if self._dialect.entities else member.name
-        return self._argument(name, member.schema)
-
-    def _argument(self, name: str, schema: Schema) -> str:
-        """One argument. ``name`` is its name, or a regex for it."""
+    def _argument(self, name: str | None, schema: Schema) -> str:
+        """One argument; None stands for any name."""
         source, dialect = self._source, self._dialect
-        key_end = dialect.key_end
-        if name == _KEY:
-            key = [source.literal(dialect.key_begin), source.terminal(_KEY)]
+        if name is None:
+            key, begin = sequence(source.literal(dialect.key_begin), source.terminal(_KEY)), ""
         else:
-            key = []
-            key_end = f"{dialect.key_begin}{name}{key_end}"
-        options = []
-        for hint, value in self._values(schema):
-            begin = key_end.replace("{hint}", hint) + dialect.value_begin
-            options.append(sequence(*key, source.literal(begin), value))
-        return source.rule(choice(options))
+            key, begin = "", dialect.key_begin + (html.escape(name) if dialect.entities else name)
+        begin += dialect.key_end + dialect.value_begin
+        return source.rule(
+            choice(
+                sequence(key, source.literal(begin.replace("{hint}", hint)), value)
+                for hint, value in self._values(schema)
+            )
+        )
 
-    def _values(self, schema: Schema) -> list[tuple[str, str]]:
+    def _values(self, schema: Schema) -> Iterator[tuple[str, str]]:
         """The ways to write a value, end marker included, each with its hint."""
-        end = self._dialect.value_end
-        as_json = sequence(schema.json(), self._source.literal(end))
-        if self._dialect.hints is None:
-            bare = schema.allows_string or not schema.demands
-            return [("", self._bare(schema) if bare else as_json)]
-        string, other = self._dialect.hints
+        hints = self._dialect.hints
         if schema.allows_string or not schema.demands:
-            return [(string, self._bare(schema))]
-        kind = schema.resolved().keywords.get("type")
-        return [(other or (_HINTS.get(kind, "object") if isinstance(kind, str) else "object"), as_json)]
+            yield hints[0] if hints else "", self._bare(schema)
+            # Without a hint the reader would take everything else for a string, too.
+            others = [option for option in schema.resolved().alternatives() if not option.allows_string]
+        else:
+            others = [schema]
+        if not hints and schema not in others:
+            return
+        for other in others:
+            kind = other.resolved().keywords.get("type")
+            hint = (hints[1] or _HINTS.get(str(kind), "object")) if hints else ""
+            yield hint, sequence(other.json(), self._source.literal(self._dialect.value_end))
 
     def _bare(self, schema: Schema) -> str:
         source, dialect = self._source, self._dialect
@@ -218,7 +222,7 @@ class _Gemma4:
         self._quote = source.literal(GEMMA4_QUOTE)
 
     def obeying(self, schema: Schema) -> str:
-        return self._object(schema)
+        return self._value(schema)
 
     def free(self, schema: Schema) -> str:
         del schema
@@ -260,21 +264,25 @@ class _Gemma4:
         kind = words.get("type")
         if kind == "string" or (schema.allows_string and "enum" in words):
             others = [value for value in schema.listing("enum") if not isinstance(value, str)]
-            options = [schema.narrowed(enum=others).json()] if others else []
+            options = [schema.narrowed(enum=others).json()] if others and kind != "string" else []
             return choice([self._string(schema), *options])
         if kind == "object":
             return self._object(schema)
-        if kind == "array" and schema.demands <= _LIST_DEMANDS and schema.mapping("items"):
-            item = self._value(schema.child("items"))
-            return _list(item, schema, '","', '"["', '"]"')
-        if schema.demands <= {"anyOf"} and "anyOf" in words:
-            return choice(self._value(option) for option in schema.alternatives())
-        if isinstance(kind, list):
-            return choice(self._value(option) for option in schema.alternatives())
+        if _is_plain_list(schema):
+            return _list(self._value(schema.child("items")), schema, '","', '"["', '"]"')
+        if alternatives := schema.alternatives():
+            return choice(map(self._value, alternatives))
         return schema.json()
 
     def _string(self, schema: Schema) -> str:
         return sequence(self._quote, bare_string(self._source, schema, GEMMA4_QUOTE))
+
+
+def _is_plain_list(schema: Schema) -> bool:
+    words = schema.keywords
+    bounds = (words.get("minItems", 0), words.get("maxItems", 0))
+    plain = words.get("type") == "array" and schema.demands <= _LIST_DEMANDS and bool(schema.mapping("items"))
+    return plain and all(isinstance(bound, int) and bound >= 0 for bound in bounds)
 
 
 def _list(item: str, schema: Schema, separator: str, begin: str, end: str) -> str:
@@ -332,7 +340,7 @@ class _MinimaxM3:
         return _in_order((self._element(member.name, member.schema), member.required) for member in _members(schema))
 
     def free(self, schema: Schema) -> str:
-        known = [self._element(member.name, member.schema) for member in _known(schema)]
+        known = [self._element(name, value) for name, value in _known(schema)]
         return f"({choice(known)})*" if known else ""
 
     def _element(self, name: str, schema: Schema) -> str:
@@ -350,6 +358,6 @@ class _MinimaxM3:
             if members[0].name != "item":
                 elements = ((self._element(member.name, member.schema), member.required) for member in members)
                 return sequence(_in_order(elements), close)
-        if schema.demands <= _LIST_DEMANDS and schema.mapping("items"):
+        if _is_plain_list(schema):
             return sequence(_list(self._element("item", schema.child("items")), schema, "", "", ""), close)
         return sequence(schema.json(), close)

@@ -26,6 +26,8 @@ Obedience = Literal["strict", "lenient", "free"]
 _PLACEHOLDER = re.compile(r"(\{(?:id|index|name)\})")
 _ID = "/[A-Za-z0-9]{9}/"
 _INDEX = "/[0-9]{1,3}/"
+_MOST_CALLS = 32
+"""In one answer: a small model that has to call once may not find the end otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Calls:
             next_begin = dialect.call_end[len(end) :] + next_begin
             trailing = next_begin[: len(next_begin) - len(next_begin.lstrip())]
         one = sequence(call, source.literal(end))
-        further = f"({sequence(self._expanded(next_begin), one)})*" if several else ""
+        further = f"({sequence(self._expanded(next_begin), one)}){{0,{_MOST_CALLS - 1}}}" if several else ""
         space = f"({source.literal(trailing)})?" if several and trailing else ""
         return source.rule(sequence(one, further, source.literal(dialect.section_end.rstrip()), space))
 

@@ -35,11 +35,14 @@ def grammar_for(
         return None
     markers = dialect.special_markers(special_tokens)
     tokens = {text: id for text, id in special_tokens.items() if text in markers}
-    grammar = _grammar(demands, dialect, tokens, reasoning)
-    if not refusal(grammar):
-        return grammar
-    grammar = _grammar(_without_faults(demands), dialect, tokens, reasoning)
-    if reason := refusal(grammar):
+    try:
+        grammar = _grammar(demands, dialect, tokens, reasoning)
+        if reason := refusal(grammar):
+            grammar = _grammar(_without_faults(demands), dialect, tokens, reasoning)
+            reason = refusal(grammar)
+    except RecursionError:
+        reason = "a schema is nested too deeply"
+    if reason:
         param = "tools" if demands.output.kind == "text" else "response_format"
         raise UnenforceableError(f"the grammar for this answer cannot be used: {reason}", param=param)
     return grammar

@@ -125,13 +125,16 @@ class Schema:
                 return schema
         return schema
 
-    def alternatives(self) -> Iterator["Schema"]:
-        """The options of ``anyOf`` and ``oneOf``, or one for each type in a list of types."""
-        for keyword in ("anyOf", "oneOf"):
-            for index in range(len(self.listing(keyword))):
-                yield self.child(keyword, index)
-        for kind in self.listing("type"):
-            yield self.narrowed(type=kind)
+    def alternatives(self) -> Sequence["Schema"]:
+        """The schemas of which a value has to obey one, if that is all that is demanded; none otherwise.
+
+        They are the options of ``anyOf``, those of ``oneOf`` where they cannot meet, or one for each of several types.
+        """
+        for keyword in self.demands & {"anyOf", "oneOf"} if len(self.demands) == 1 else ():
+            options = [self.child(keyword, index) for index in range(len(self.listing(keyword)))]
+            apart = keyword == "anyOf" or self.lenient or all(option.demands == {"const"} for option in options)
+            return options if apart else []
+        return [self.narrowed(type=kind) for kind in self.listing("type")]
 
     def json(self, style: Style = Style.COMPACT) -> str:
         """An expression for JSON that obeys the schema."""
@@ -179,8 +182,12 @@ def refusal(grammar: str) -> str:
     """Why llguidance refuses a grammar, in short; empty if it does not."""
     try:
         message = LLMatcher.validate_grammar(grammar)
-    except (ValueError, UnicodeError) as error:
-        message = str(error)
+    except BaseException as error:
+        # A panic of Rust's is no Exception and has no class that could be named. llguidance's messages quote a
+        # schema's first hundred bytes, and panic where those end within a character.
+        if type(error).__name__ != "PanicException":
+            raise
+        message = "it is malformed"
     if not message or message.startswith("WARNING"):
         return ""
     reason = re.sub(r"\n +\d+ \|.*", "", message, flags=re.DOTALL).strip()

@@ -53,9 +53,11 @@ def bare_string(source: Source, schema: Schema, end: str, *, null: bool = False,
     """The text of a string that obeys ``schema``, and then ``end`` as it is.
 
     ``null``: where the schema allows it, the bare word means just that. ``without`` are further texts at which the
-    reader might take the string for ended. Raises `UnmappableError` unless the schema is lenient.
+    reader might take the string for ended. Raises `UnmappableError`; for a lenient schema only if it allows nothing.
     """
     kinds = list(_kinds(schema.resolved(), null=null))
+    if not kinds:
+        raise UnmappableError(min(schema.demands, default=""), schema.path)
     if _Pattern(ANY_TEXT) in kinds:
         core = end.strip()
         # The reader takes the marker without the white space around it, and so the text has to end there, too.
@@ -82,8 +84,8 @@ def _kinds(schema: Schema, *, null: bool) -> Iterator[_Values | _Pattern]:
     elif words.get("type") == "null":
         if null:
             yield _Values(("null",))
-    elif schema.demands <= {"anyOf", "oneOf", "type"} and any(schema.alternatives()):
-        for option in schema.alternatives():
+    elif alternatives := schema.alternatives():
+        for option in alternatives:
             if option.allows_string or option.resolved().keywords.get("type") == "null":
                 yield from _kinds(option.resolved(), null=null)
     elif schema.demands <= _TEXT_DEMANDS:

@@ -2,7 +2,8 @@
 
 llama.cpp asks its abort callback at every graph node. A Python callback would take the GIL some 500 times a decode
 step (10 → 95 ms beside a busy thread), so the callback is C's own ``strlen`` over a two-byte buffer: 0 means go on,
-1 means stop. Polled by the CPU and Metal backends; elsewhere a batch runs to its end.
+1 means stop. Only the CPU backend polls it (llama.h says so, and Metal's own hook is not reachable from there in
+llama-cpp-python 0.3.36): what a GPU has begun runs to the end of its batch.
 """
 
 import ctypes

@@ -88,6 +88,8 @@ class Context:
             rows.append(row - 1 if span.wants_logits else -1)
         batch.n_tokens = row
         code = llama_cpp.llama_decode(self.pointer, batch)
+        # A GPU computes on after llama_decode has returned, up to a batch behind: what is told to be done has to be.
+        llama_cpp.llama_synchronize(self.pointer)
         return (Outcome(code) if code in (0, 1, 2) else Outcome.FAILED), rows
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
