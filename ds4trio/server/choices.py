@@ -64,9 +64,15 @@ class Choice:
         )
         return (Delta(tuple(events), event.usage.output_tokens) if events else None), ending
 
-    def cut_short(self, progress: Progress) -> Finished:
+    def cut_short(self, progress: Progress, decode_seconds: float) -> Finished:
         """The end of a choice that is `complete` before the engine says so."""
-        return Finished("stop", Usage(progress.prompt_tokens, progress.cached_tokens, self._seen_tokens))
+        computed = progress.prompt_tokens - progress.cached_tokens
+        return Finished(
+            "stop",
+            Usage(progress.prompt_tokens, progress.cached_tokens, self._seen_tokens),
+            prefill_seconds=computed / progress.rate if progress.rate > 0 else 0.0,
+            decode_seconds=decode_seconds,
+        )
 
     def _up_to_one_call(self, events: list[OutputEvent]) -> list[OutputEvent]:
         for number, event in enumerate(events, 1):

@@ -229,13 +229,18 @@ class Lifeline(ResponseBody):
             self._generation = generation
             await generation.prefill()
             done.set()
+            began = trio.current_time()
             async for event in generation:
-                if isinstance(event, TextDelta) and (delta := choice.read(event)) is not None:
-                    self._write(self._answer.delta(index, delta))
-                if isinstance(event, Finished) or choice.complete:
-                    end = event if isinstance(event, Finished) else choice.cut_short(generation.progress)
-                    self._finish(index, choice, end, shared=leader is not None)
-                    break
+                if isinstance(event, TextDelta):
+                    if (delta := choice.read(event)) is not None:
+                        self._write(self._answer.delta(index, delta))
+                    if not choice.complete:
+                        continue
+                    end = choice.cut_short(generation.progress, trio.current_time() - began)
+                else:
+                    end = event
+                self._finish(index, choice, end, shared=leader is not None)
+                break
             await place.exit.aclose()
         except trio.Cancelled:
             self._cancelled_at = time.monotonic()

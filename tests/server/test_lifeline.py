@@ -171,6 +171,26 @@ async def test_choices_that_find_no_place_are_refused_with_a_status(autojump_clo
     assert simulated.running == simulated.waiting == 0
 
 
+async def test_without_parallel_calls_an_answer_ends_with_its_first_call(autojump_clock: MockClock) -> None:
+    call_text = '<tool_call>\n{"name": "read", "arguments": {"path": "a"}}\n</tool_call>\n'
+    simulated = engine(answer=f"Well. {call_text}{call_text}" + "more " * 1000)
+    tools = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}}]
+    body = chat_body("hi", tools=tools, parallel_tool_calls=False, stream_options={"include_usage": True})
+    async with running(simulated) as app, call_asgi(app, body) as call:
+        await call.ended.wait()
+    (choice,) = check_chat_stream(call.body)
+    assert choice["content"] == "Well."
+    assert [called["name"] for called in choice["tool_calls"]] == ["read"]
+    assert choice["finish_reason"] == "tool_calls"
+    chunks = [json.loads(line[6:]) for line in call.body.splitlines() if line.startswith(b"data: {")]
+    tokens = chunks[-1]["usage"]["completion_tokens"]
+    assert tokens <= len(f"Well. {call_text}") // 4 + 1, "the second call was not waited for"
+    timings = next(chunk["timings"] for chunk in chunks if "timings" in chunk)
+    assert timings["predicted_ms"] == pytest.approx(1000 * tokens / 20, abs=60)
+    assert timings["prompt_ms"] > 0
+    assert simulated.running == 0
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_response_can_be_cancelled_by_its_id_and_ends_as_its_protocol_says(
     autojump_clock: MockClock, stream: bool
