@@ -1,6 +1,6 @@
 """The application: Quart-Trio with this server's connection class, limits, errors and endpoints."""
 
-import logging
+import re
 import secrets
 
 from quart import Response, g, request
@@ -12,16 +12,14 @@ from ds4trio.api.responses import ResponseStore
 from ds4trio.config import Settings, load_settings
 from ds4trio.engine import Engine
 from ds4trio.server.connection import LifelineConnection
-from ds4trio.server.errors import api_error, error_response
+from ds4trio.server.errors import api_error, error_response, log_breakdown
 from ds4trio.server.host import EngineHost
 from ds4trio.server.lifeline import Lifeline
 from ds4trio.server.ops import add_ops_routes
 from ds4trio.server.routes import add_routes, protocol_error_document
 from ds4trio.server.tokenizer import add_tokenizer_routes
 
-__all__ = ["App", "build_app"]
-
-log = logging.getLogger("ds4trio")
+__all__ = ["App", "build_app", "header_text"]
 
 
 MOST_WARNING = 1000
@@ -76,12 +74,13 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
         return response
 
     @app.errorhandler(Exception)
-    async def broke_down(error: Exception) -> Response:
-        log.exception("a request broke down")
+    async def other_error(error: Exception) -> Response:
         return error_answer(error)
 
     def error_answer(error: Exception) -> Response:
         told = api_error(error)
+        if told.code == "internal_error":
+            log_breakdown(error)
         return error_response(told, protocol_error_document(request.path, told))
 
     add_routes(app, app.host, settings, ResponseStore(), app.live)
@@ -92,4 +91,4 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
 
 def header_text(text: str) -> str:
     """``text`` as a header may hold it: printable ASCII, of moderate length."""
-    return text.encode("ascii", "replace").decode()[:MOST_WARNING].replace("\r", " ").replace("\n", " ")
+    return re.sub(r"[^\x20-\x7e]", "?", text[:MOST_WARNING])

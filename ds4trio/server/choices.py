@@ -49,6 +49,11 @@ class Choice:
     def finish(self, event: Finished) -> tuple[Delta | None, Ending]:
         """The rest of the text, if any, and the end."""
         events = [] if self.complete else self._reader.finish()
+        if self._single_call:
+            events = self._up_to_one_call(events)
+        stop_sequence = event.stop_sequence if event.stop_sequence in self._client_stop else None
+        # Half a call is no call: whoever sees the reason must not take what was streamed for a whole one.
+        cut_off = any(isinstance(part, ToolCallEnd) and not part.complete for part in events)
         usage = AnswerUsage(
             prompt_tokens=event.usage.prompt_tokens,
             cached_tokens=event.usage.cached_tokens,
@@ -56,9 +61,9 @@ class Choice:
             reasoning_tokens=self._reasoning_tokens,
         )
         ending = Ending(
-            reason=event.reason,
+            reason="length" if cut_off and stop_sequence is None else event.reason,
             usage=usage,
-            stop_sequence=event.stop_sequence if event.stop_sequence in self._client_stop else None,
+            stop_sequence=stop_sequence,
             prefill_seconds=event.prefill_seconds,
             decode_seconds=event.decode_seconds,
         )
@@ -69,7 +74,7 @@ class Choice:
         computed = progress.prompt_tokens - progress.cached_tokens
         return Finished(
             "stop",
-            Usage(progress.prompt_tokens, progress.cached_tokens, self._seen_tokens),
+            Usage(progress.prompt_tokens, min(progress.cached_tokens, progress.prompt_tokens), self._seen_tokens),
             prefill_seconds=computed / progress.rate if progress.rate > 0 else 0.0,
             decode_seconds=decode_seconds,
         )

@@ -103,12 +103,14 @@ class LifelineConnection(TrioASGIHTTPConnection):
             return
         error = api_error(EngineStoppedError())
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL_SECONDS):
-            if not self._started:
+            begun = self._started
+            if not begun:
                 headers = body.response.headers
                 headers["Content-Type"], headers["Retry-After"] = "application/json", str(error.retry_after)
                 headers.pop("Content-Length", None)
                 await send({"type": "http.response.start", "status": error.status, "headers": encode_headers(headers)})
-            await send({"type": "http.response.body", "body": body.farewell(error), "more_body": True})
+            data = body.farewell(error) if begun else body.refuse(error)
+            await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _free_stuck_writer(self) -> None:

@@ -1,5 +1,8 @@
 """From whatever went wrong to an answer in the protocol's shape: never a traceback, never an HTML page."""
 
+import logging
+import traceback
+
 from quart import Response
 from werkzeug.exceptions import HTTPException
 
@@ -13,7 +16,9 @@ from ds4trio.api.errors import (
 from ds4trio.chat import TemplateFailedError, UnenforceableError
 from ds4trio.engine import EngineError, EngineStoppedError, QueueFullError
 
-__all__ = ["UnsupportedMediaTypeError", "api_error", "error_response"]
+__all__ = ["UnsupportedMediaTypeError", "api_error", "error_response", "first_leaf", "log_breakdown"]
+
+log = logging.getLogger("ds4trio")
 
 SHUTDOWN_RETRY_AFTER = 5
 HTTP_MESSAGES = {
@@ -77,3 +82,17 @@ def error_response(error: ApiError, document: bytes) -> Response:
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response
+
+
+def first_leaf(group: BaseException) -> BaseException:
+    """The first exception in a group that is no group itself; anything else is its own."""
+    error = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def log_breakdown(error: BaseException) -> None:
+    """Log where a fault of the server is and of what kind, but not its message: that may quote a prompt."""
+    leaf = first_leaf(error)
+    log.error("a request broke down: %s\n%s", type(leaf).__name__, "".join(traceback.format_tb(leaf.__traceback__)))

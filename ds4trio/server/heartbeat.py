@@ -83,18 +83,21 @@ def heartbeat_for(
     """
     if form == "off" or interval <= 0:
         return Heartbeat(math.inf, "both")
-    interval = min(interval, patience(headers))
-    for exception in EXCEPTIONS:
-        if re.match(exception.user_agent, headers.get("user-agent", "")):
-            interval = min(interval, exception.interval)
-            form = "both" if form == "comment" and exception.events else form
-    return Heartbeat(interval, form)
+    if form == "comment" and any(exception.events for exception in _exceptions(headers)):
+        form = "both"
+    return Heartbeat(min(interval, patience(headers)), form)
 
 
 def patience(headers: Mapping[str, str]) -> float:
-    """The longest silence in seconds that a client can stand by its own word; infinite where it says nothing."""
+    """The longest silence in seconds that a client stands, by its own word or its name; infinite if unknown."""
     stated = [timeout for name in TIMEOUT_HEADERS if (timeout := _seconds(headers.get(name, ""))) is not None]
-    return max(SHORTEST_INTERVAL, min(stated) * SHARE_OF_TIMEOUT) if stated else math.inf
+    known = [exception.interval for exception in _exceptions(headers)]
+    return max(SHORTEST_INTERVAL, min([*(timeout * SHARE_OF_TIMEOUT for timeout in stated), *known, math.inf]))
+
+
+def _exceptions(headers: Mapping[str, str]) -> list[HeartbeatException]:
+    agent = headers.get("user-agent", "")
+    return [exception for exception in EXCEPTIONS if re.match(exception.user_agent, agent)]
 
 
 def _seconds(text: str) -> float | None:

@@ -13,8 +13,9 @@ from ds4trio.chat import ChatModel, TemplateFailedError
 from ds4trio.config import ConfigError, Settings, demo_model
 from ds4trio.engine import Engine, EngineError, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
+from ds4trio.server.errors import first_leaf
 
-__all__ = ["EngineHost", "first_leaf"]
+__all__ = ["EngineHost"]
 
 log = logging.getLogger("ds4trio")
 
@@ -32,6 +33,8 @@ class EngineHost:
         self._settings = settings
         self._engine = engine
         self._chat: ChatModel | None = None
+        self.chat_template: str | None = None
+        """The source of the template that is used, once the model is loaded."""
         self._path = None if engine is not None else _model_path(settings)
         self.state: Literal["loading", "ready", "failed"] = "loading"
         self.load_fraction = 0.0
@@ -138,6 +141,7 @@ class EngineHost:
                 source = Path(path).read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError) as error:
                 raise TemplateFailedError(f"chat_template = {path!r} cannot be read: {error}") from None
+        self.chat_template = source
         if source is None:
             return None
         return ChatModel(source, bos_token=info.bos_token, eos_token=info.eos_token, special_tokens=info.special_tokens)
@@ -181,11 +185,3 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def first_leaf(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception in a group that is no group itself."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -18,7 +18,6 @@ A stream's status goes out as soon as the engine has taken the request. A docume
 is known or ``json_grace`` has passed, so `connection` enters the body before it sends the status.
 """
 
-import logging
 import math
 import time
 from collections.abc import Callable, MutableMapping, Sequence
@@ -34,13 +33,11 @@ from ds4trio.api.answer import Answer
 from ds4trio.api.errors import ApiError, CancelledError
 from ds4trio.engine import Engine, EngineError, Finished, Generation, Progress, TextDelta
 from ds4trio.server.choices import Choice, Tally
-from ds4trio.server.errors import api_error
+from ds4trio.server.errors import api_error, first_leaf, log_breakdown
 from ds4trio.server.heartbeat import Heartbeat
 from ds4trio.server.request_log import RequestLog
 
 __all__ = ["Lifeline", "LifelineTimes"]
-
-log = logging.getLogger("ds4trio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +83,8 @@ class Lifeline(ResponseBody):
         self._times = times
         self._record = record
         self._tally = Tally()
-        self._generation: Generation | None = None
+        self._first: Generation | None = None
+        self._running: list[Generation] = []
         self._outbox: list[bytes] = []
         self._wake = trio.Event()
         self._written_at = 0.0
@@ -158,12 +156,28 @@ class Lifeline(ResponseBody):
     @property
     def progress(self) -> Progress:
         """Where the request is; of several choices, where the one is that began last."""
-        return self._generation.progress if self._generation is not None else Progress()
+        generation = self._running[-1] if self._running else self._first
+        return generation.progress if generation is not None else Progress()
+
+    @property
+    def running(self) -> list[Progress]:
+        """Where each of the choices is that are being computed."""
+        return [generation.progress for generation in self._running]
+
+    @property
+    def kind(self) -> str:
+        """The protocol's short name."""
+        return self._record.kind
 
     def farewell(self, error: ApiError) -> bytes:
         """The last bytes of an answer that the server has to cut off after its headers. Not a checkpoint."""
         rest = b"".join(self._outbox)
         return rest if self._ended.is_set() else rest + self._last_word(error)
+
+    def refuse(self, error: ApiError) -> bytes:
+        """The whole of an answer that the server has to cut off before its headers. Not a checkpoint."""
+        self._last_word(error)
+        return self._answer.refusal(error)
 
     def abandon(self) -> None:
         """Nobody hears the end of this answer; what its protocol keeps of it still gets one. Not a checkpoint."""
@@ -186,15 +200,16 @@ class Lifeline(ResponseBody):
         try:
             with self._compute_scope:
                 await self._compute_choices(task_status)
-        except* EngineError as group:
-            self._fail(api_error(_first(group)))
         except* Exception as group:
-            log.error("a request broke down", exc_info=group)
-            self._fail(api_error(_first(group)))
+            error = first_leaf(group)
+            assert isinstance(error, Exception)
+            if not isinstance(error, EngineError):
+                log_breakdown(error)
+            self._fail(api_error(error))
         finally:
-            if self._cancelled_at is not None:
+            if self._cancelled_at is not None and not self._ended.is_set():
                 self._record.cancelled(self.cause, self.progress, time.monotonic() - self._cancelled_at)
-        if self._generation is None:
+        if self._first is None:
             task_status.started()
 
     async def _compute_choices(self, task_status: trio.TaskStatus[None]) -> None:
@@ -207,7 +222,7 @@ class Lifeline(ResponseBody):
                 hear = _ignore if index else self._heard
                 generation = await exit.enter_async_context(self._engine.generate(choice.request, on_progress=hear))
                 places.append(_Place(index, choice, generation, exit))
-            self._generation = places[0].generation
+            self._first = places[0].generation
             if self._answer.streams:
                 self._commit()
             task_status.started()
@@ -215,10 +230,11 @@ class Lifeline(ResponseBody):
             async with trio.open_nursery() as nursery:
                 for place in places:
                     prompt = id(place.choice.request.prompt)
-                    leader = prefilled.get(prompt)
+                    leader = prefilled.get(prompt) if self._engine.info.shares_prefixes else None
                     done = prefilled.setdefault(prompt, trio.Event())
                     nursery.start_soon(self._bring, place, leader, done)
-            self._end(self._answer.finish(self._tally.usage))
+            if not self._ended.is_set():
+                self._end(self._answer.finish(self._tally.usage))
 
     async def _bring(self, place: "_Place", leader: trio.Event | None, done: trio.Event) -> None:
         """One choice, from its turn to its end. Others may wait for its place, so that is given back at once."""
@@ -226,11 +242,13 @@ class Lifeline(ResponseBody):
         try:
             if leader is not None:
                 await leader.wait()
-            self._generation = generation
+            self._running.append(generation)
             await generation.prefill()
             done.set()
             began = trio.current_time()
             async for event in generation:
+                if self._ended.is_set():  # events that were there before the answer was stopped
+                    return
                 if isinstance(event, TextDelta):
                     if (delta := choice.read(event)) is not None:
                         self._write(self._answer.delta(index, delta))
@@ -241,6 +259,7 @@ class Lifeline(ResponseBody):
                     end = event
                 self._finish(index, choice, end, shared=leader is not None)
                 break
+            self._running.remove(generation)
             await place.exit.aclose()
         except trio.Cancelled:
             self._cancelled_at = time.monotonic()
@@ -256,7 +275,7 @@ class Lifeline(ResponseBody):
 
     def _heard(self, progress: Progress) -> None:
         self._record.progress(progress)
-        if self._committed:
+        if self._committed and not self._ended.is_set():
             self._write(self._answer.prefill(progress))
 
     async def _heartbeat(self) -> None:
@@ -293,8 +312,10 @@ class Lifeline(ResponseBody):
         if self._ended.is_set():
             return
         self._record.failed(error.message)
+        # Called in any case, since a protocol may keep more of an answer than its bytes.
+        last_word = self._answer.error(error)
         if self._committed:
-            self._end(self._answer.error(error))
+            self._end(last_word)
             return
         self.response.status_code = error.status
         self.response.content_type = "application/json"
@@ -316,12 +337,3 @@ class Lifeline(ResponseBody):
 
 def _ignore(_: Progress) -> None:
     pass
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> Exception:
-    """The first exception in a group that is no group itself."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, Exception)
-    return error

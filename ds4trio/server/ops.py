@@ -79,7 +79,7 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, live: M
             "total_slots": settings.parallel,
             "model_alias": host.names[0],
             "model_path": settings.model,
-            "chat_template": info.chat_template or "",
+            "chat_template": host.chat_template or "",
             "bos_token": info.bos_token,
             "eos_token": info.eos_token,
             "modalities": {"vision": False, "audio": False},
@@ -90,7 +90,10 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, live: M
     async def slots() -> list[dict[str, Any]]:
         info = host.engine().info
         running = [
-            (id, lifeline.progress) for id, lifeline in live.items() if lifeline.progress.phase is not Phase.QUEUED
+            (id, progress)
+            for id, lifeline in live.items()
+            for progress in lifeline.running
+            if progress.phase is not Phase.QUEUED
         ]
         idle = max(0, settings.parallel - len(running))
         busy = [

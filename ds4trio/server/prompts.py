@@ -32,10 +32,10 @@ def prepare(task: Task, chat: ChatModel | None, info: ModelInfo, tokenizer: Toke
     """Render and tokenize. Blocks. Raises `ApiError` or `TemplateFailedError`."""
     if isinstance(task.prompt, Conversation):
         return Prepared(_conversation(task, task.prompt, _required(chat), info, tokenizer))
-    prompts = [_raw(index, prompt, info, tokenizer) for index, prompt in enumerate(task.prompt)]
+    prompts = [_raw(task, index, prompt, info, tokenizer) for index, prompt in enumerate(task.prompt)]
     choices = []
     for _, tokens in prompts:
-        limit = _limit(task, tokens, info, param="prompt")
+        limit = _limit(task, len(tokens), info, param="prompt")
         for number in range(task.n):
             request = GenerationRequest(
                 prompt=tokens,
@@ -68,7 +68,7 @@ def _conversation(
     tokens = tokenizer.tokenize(prompt.text)
     if not tokens:
         raise InvalidRequestError("the chat template makes an empty prompt of these messages", param="messages")
-    limit = _limit(task, tokens, info, param="input" if task.kind == "responses" else "messages")
+    limit = _limit(task, len(tokens), info, param="input" if task.kind == "responses" else "messages")
     choices = []
     for number in range(task.n):
         sampling = _sampling(task, info.sampling, number)
@@ -91,9 +91,10 @@ def _conversation(
     return choices
 
 
-def _raw(index: int, prompt: RawPrompt, info: ModelInfo, tokenizer: Tokenizer) -> tuple[str, list[int]]:
+def _raw(task: Task, index: int, prompt: RawPrompt, info: ModelInfo, tokenizer: Tokenizer) -> tuple[str, list[int]]:
     if isinstance(prompt, str):
         return prompt, tokenizer.tokenize(prompt)
+    _limit(task, len(prompt), info, param="prompt")  # before millions of ids are spelled out
     try:
         pieces = tokenizer.pieces(prompt)
     except ValueError:
@@ -113,10 +114,10 @@ def _sampling(task: Task, defaults: Sampling, number: int) -> Sampling:
     return replace(defaults, **overrides)
 
 
-def _limit(task: Task, tokens: Sequence[int], info: ModelInfo, *, param: str) -> int:
-    room = info.context_length - len(tokens)
+def _limit(task: Task, prompt_tokens: int, info: ModelInfo, *, param: str) -> int:
+    room = info.context_length - prompt_tokens
     if room < 1:
-        raise ContextLengthError(len(tokens), info.context_length, param=param)
+        raise ContextLengthError(prompt_tokens, info.context_length, param=param)
     return min(room, task.max_tokens or room)
 
 

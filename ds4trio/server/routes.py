@@ -4,6 +4,7 @@ Everything that can be wrong with a request shows before its status is sent; aft
 protocol is one line in `add_routes`.
 """
 
+import re
 import time
 from collections.abc import Callable, MutableMapping
 
@@ -72,8 +73,14 @@ def add_routes(
             return task, prepare(task, host.chat(), engine.info, tokenizer)
 
         task, prepared = await engine.prepare(build)
-        for warning in task.warnings:
-            g.warnings.append(warning)
+        g.warnings += task.warnings
+        if len(prepared.choices) > (most := settings.parallel + settings.max_queue):
+            raise InvalidRequestError(
+                f"{len(prepared.choices)} choices can never be computed at once here, only {most}; ask for fewer "
+                "prompts or a smaller n",
+                code="too_many_choices",
+                param="n",
+            )
         frame = Frame(
             id=g.request_id.removeprefix("req_"),
             created=time.time(),
@@ -128,7 +135,7 @@ def add_routes(
     @app.get("/v1/responses/<response_id>/input_items")
     async def list_input_items(response_id: str) -> Response:
         limit, order = request.args.get("limit", "20"), request.args.get("order", "desc")
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:4]) <= MOST_ITEMS):
+        if not re.fullmatch(r"[1-9]\d{0,2}", limit, re.ASCII) or int(limit) > MOST_ITEMS:
             raise InvalidRequestError(f"limit must be 1 to {MOST_ITEMS}", code="invalid_value", param="limit")
         if order not in ("asc", "desc"):
             raise InvalidRequestError("order must be 'asc' or 'desc'", code="invalid_value", param="order")
@@ -144,6 +151,6 @@ def add_routes(
     @app.post("/v1/responses/<response_id>/cancel")
     async def cancel_response(response_id: str) -> Response:
         running = live.get(f"req_{response_id.removeprefix('resp_')}")
-        if running is not None:
+        if running is not None and running.kind == "responses":
             running.stop(CancelledError(), "the client cancelled it")
         return json_response(responses.response_document(response_id))

@@ -18,7 +18,7 @@ from hypercorn.trio.tcp_server import TCPServer
 
 from ds4trio.config import ConfigError, Settings
 from ds4trio.server.app import App, build_app
-from ds4trio.server.host import first_leaf
+from ds4trio.server.errors import first_leaf
 
 __all__ = ["hypercorn_config", "listen", "run_hypercorn", "serve"]
 

@@ -83,6 +83,7 @@ async def call_asgi(
     *,
     method: str = "POST",
     path: str = "/v1/chat/completions",
+    query: str = "",
     content_type: str = "application/json",
     headers: Mapping[str, str] | None = None,
 ) -> AsyncGenerator[AsgiCall, None]:
@@ -98,7 +99,7 @@ async def call_asgi(
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "headers": [
             (b"host", b"test"),

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import trio
@@ -14,7 +15,7 @@ from trio.testing import MockClock
 
 from ds4trio.config import ConfigError, Settings
 from ds4trio.engine.simulated import SimulatedEngine
-from ds4trio.server.app import App, build_app
+from ds4trio.server.app import App, build_app, header_text
 from ds4trio.testing import AsgiCall, call_asgi, chat_body
 
 
@@ -210,3 +211,69 @@ def test_no_request_is_a_500(changes: dict[str, Any]) -> None:
             error_of(answer, answer.status)
 
     trio.run(ask, clock=MockClock(autojump_threshold=0))
+
+
+@pytest.mark.parametrize(
+    ("body", "secret"),
+    [
+        ({"messages": [{"role": "user", "content": "x"}], "grammar": "root ::= SECRET ((("}, "SECRET"),
+        ({"messages": [{"role": "user", "content": "SECRET"}], "response_format": {"type": "SECRET"}}, "SECRET"),
+    ],
+)
+async def test_refused_request_leaves_nothing_of_itself_in_the_log(
+    body: dict[str, Any], secret: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await refused(body)
+    assert secret not in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_template_that_quotes_the_prompt_does_not_put_it_into_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text(
+        "{{ messages[0].content }}{% if 'SECRET' in messages[0].content %}{{ raise_exception(messages[0].content) }}{% endif %}"
+    )
+    error = await refused(chat_body("SECRET"), settings={"chat_template": str(path)})
+    assert error["code"] == "template_error"
+    assert "SECRET" not in caplog.text
+
+
+async def test_fault_of_the_server_is_logged_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(SimulatedEngine):
+        async def prepare(self, build: Any) -> Any:
+            raise RuntimeError("SEC" + "RET")  # the log quotes lines of source
+
+    app = build_app(Settings(engine="simulated"), engine=Broken())
+    async with app.test_app():
+        await app.host.settled.wait()
+        async with call_asgi(app, chat_body("hi")) as answer:
+            await answer.ended.wait()
+    assert error_of(answer, 500)["code"] == "internal_error"
+    assert "RuntimeError" in caplog.text
+    assert "in prepare" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize("limit", ["0", "101", "-1", "x", "0001" + "0" * 5000, "1" * 5000, "\u0663"])
+async def test_bad_limit_of_a_listing_is_a_400(limit: str) -> None:
+    async with running() as app, call_asgi(app, {"input": "hi"}, path="/v1/responses") as made:
+        await made.ended.wait()
+        path = f"/v1/responses/{json.loads(made.body)['id']}/input_items"
+        async with call_asgi(app, method="GET", path=path, query=f"limit={quote(limit)}") as answer:
+            await answer.ended.wait()
+    assert error_of(answer, 400)["param"] == "limit"
+
+
+async def test_props_show_the_template_that_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_text("{{ messages[0].content }} mine")
+    async with running(chat_template=str(path)) as app, call_asgi(app, method="GET", path="/props") as answer:
+        await answer.ended.wait()
+    assert json.loads(answer.body)["chat_template"].endswith(" mine")
+
+
+def test_header_text_is_printable_ascii() -> None:
+    assert header_text("a\x00\x1b\x7f\r\nb é") == "a?????b ?"
+    assert len(header_text("x" * 10_000)) == 1000

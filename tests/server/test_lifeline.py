@@ -1,16 +1,19 @@
 """The lifeline under virtual time: a long prefill takes milliseconds here, and every beat has its exact second."""
 
 import json
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from ds4trio.api.errors import CancelledError
 from ds4trio.config import Settings
-from ds4trio.engine import EngineError, GenerationRequest, Progress
+from ds4trio.engine import EngineError, Finished, GenerationRequest, Phase, Progress, TextDelta
 from ds4trio.engine.simulated import SimulatedEngine, SimulatedGeneration
 from ds4trio.server.app import App, build_app
 from ds4trio.testing import AsgiCall, call_asgi, chat_body
@@ -163,12 +166,29 @@ async def test_choices_share_the_prefill_of_their_prompt(autojump_clock: MockClo
 
 
 async def test_choices_that_find_no_place_are_refused_with_a_status(autojump_clock: MockClock) -> None:
-    simulated = engine(parallel=1, max_queue=2)
-    async with running(simulated) as app, call_asgi(app, chat_body("hi", n=4)) as call:
+    simulated = engine(parallel=1, max_queue=3)
+    async with running(simulated, parallel=1, max_queue=3) as app:
+        async with call_asgi(app, chat_body(prompt_of(TOKENS))) as first:
+            await first.wait_for(b"role")
+            async with call_asgi(app, chat_body("hi", n=4)) as call:
+                await call.ended.wait()
+        assert call.status == 429
+        assert int(call.headers["retry-after"]) >= 1
+        assert simulated.running == simulated.waiting == 0
+        async with call_asgi(app, chat_body("hi", n=5)) as never:
+            await never.ended.wait()
+    assert never.status == 400
+    assert b"smaller n" in never.body
+
+
+async def test_impatient_client_of_a_document_hears_in_time(autojump_clock: MockClock) -> None:
+    headers = {"user-agent": "python-httpx/0.28.1"}
+    body = chat_body(prompt_of(TOKENS), stream=False)
+    async with running(engine()) as app, call_asgi(app, body, headers=headers) as call:
         await call.ended.wait()
-    assert call.status == 429
-    assert int(call.headers["retry-after"]) >= 1
-    assert simulated.running == simulated.waiting == 0
+    assert call.started_at == pytest.approx(5 / 3)
+    times = [0.0, *(arrival.at for arrival in call.arrivals)]
+    assert max(later - earlier for earlier, later in pairwise(times)) < 5
 
 
 async def test_without_parallel_calls_an_answer_ends_with_its_first_call(autojump_clock: MockClock) -> None:
@@ -191,15 +211,16 @@ async def test_without_parallel_calls_an_answer_ends_with_its_first_call(autojum
     assert simulated.running == 0
 
 
+@pytest.mark.parametrize("after", [0.5, 20])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_response_can_be_cancelled_by_its_id_and_ends_as_its_protocol_says(
-    autojump_clock: MockClock, stream: bool
+    autojump_clock: MockClock, stream: bool, after: float
 ) -> None:
     simulated = engine()
     body = {"input": prompt_of(TOKENS), "stream": stream}
     async with running(simulated) as app, call_asgi(app, body, path="/v1/responses") as call:
         await trio.testing.wait_all_tasks_blocked()
-        await trio.sleep(20)
+        await trio.sleep(after)
         (request_id,) = app.live
         path = f"/v1/responses/{request_id.replace('req_', 'resp_')}"
         async with call_asgi(app, b"{}", path=f"{path}/cancel") as cancel:
@@ -215,6 +236,68 @@ async def test_response_can_be_cancelled_by_its_id_and_ends_as_its_protocol_says
         assert check_responses_stream(call.body)["status"] == "cancelled"
     else:
         assert b"the request was cancelled" in call.body
+
+
+async def test_only_responses_can_be_cancelled_by_id(autojump_clock: MockClock) -> None:
+    async with running(engine()) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as chat:
+        await chat.wait_for(b"role")
+        (request_id,) = app.live
+        path = f"/v1/responses/{request_id.replace('req_', 'resp_')}/cancel"
+        async with call_asgi(app, b"{}", path=path) as cancel:
+            await cancel.ended.wait()
+        assert cancel.status == 404
+        assert list(app.live) == [request_id]
+        await chat.ended.wait()
+    assert check_chat_stream(chat.body)[0]["finish_reason"] == "stop"
+
+
+class PushedGeneration:
+    """Hands out what a test pushes, and like a real engine's without a checkpoint as long as there is something."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(phase=Phase.DECODE, prompt_tokens=3, prefilled_tokens=3)
+        self._events: deque[TextDelta | Finished] = deque()
+        self._pushed = trio.Event()
+
+    async def prefill(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def __aiter__(self) -> "PushedGeneration":
+        return self
+
+    async def __anext__(self) -> TextDelta | Finished:
+        while not self._events:
+            self._pushed = trio.Event()
+            await self._pushed.wait()
+        return self._events.popleft()
+
+    def push(self, event: TextDelta | Finished) -> None:
+        self._events.append(event)
+        self._pushed.set()
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+async def test_nothing_follows_the_end_of_an_answer_that_was_stopped(autojump_clock: MockClock, path: str) -> None:
+    generation = PushedGeneration()
+
+    class Pushing(SimulatedEngine):
+        @asynccontextmanager
+        async def generate(self, request: GenerationRequest, **_: Any) -> AsyncGenerator[Any, None]:
+            yield generation
+
+    body = {"input": "hi", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    async with running(Pushing()) as app, call_asgi(app, body, path=path) as call:
+        await call.wait_for_headers()
+        generation.push(TextDelta("hello ", 1))
+        await call.wait_for(b"hello")
+        generation.push(TextDelta("LATE", 2))
+        next(iter(app.live.values())).stop(CancelledError(), "a test")
+        await call.ended.wait()
+    assert b"LATE" not in call.body
+    if path == "/v1/responses":
+        assert check_responses_stream(call.body)["status"] == "cancelled"
+    else:
+        assert "error" in check_chat_stream(call.body)[0]
 
 
 async def test_response_whose_client_left_does_not_stay_in_progress(autojump_clock: MockClock) -> None:
