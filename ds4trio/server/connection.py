@@ -53,6 +53,15 @@ class LifelineConnection(TrioASGIHTTPConnection):
 
         await super().__call__(receive, noted_send)
 
+    def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
+        path = self.scope["path"]
+        try:
+            return super()._create_request_from_scope(send)
+        except (ValueError, IndexError):
+            # Quart reads the absolute form of a request target as a URL and fails on a broken one: no such path here.
+            self.scope = {**self.scope, "path": f"/{path}"}
+            return super()._create_request_from_scope(send)
+
     async def handle_messages(  # type: ignore[override]  # quart-trio passes the nursery too
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
     ) -> None:

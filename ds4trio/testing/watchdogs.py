@@ -107,7 +107,17 @@ WATCHDOGS = (
     Watchdog(client="undici fetch", protocol="chat", idle=300, headers=300, sends={"user-agent": "node"}),
     # Codex's own default cannot be read from its binary; 300 s is what its documentation of the setting says.
     Watchdog(client="Codex", protocol="responses", idle=300, counts="events", created_first=True, sends=CODEX),
-    Watchdog(client="Claude Code", protocol="messages", idle=300, headers=600, counts="news", sends=CLAUDE_CODE),
+    Watchdog(
+        client="Claude Code 2.1.330", protocol="messages", idle=300, headers=600, counts="news", sends=CLAUDE_CODE
+    ),
+    Watchdog(
+        client="Claude Code 2.1.197",
+        protocol="messages",
+        idle=300,
+        headers=600,
+        counts="news",
+        sends={**CLAUDE_CODE, "user-agent": "claude-cli/2.1.197 (external, cli)"},
+    ),
     Watchdog(client="Pi", protocol="chat", idle=300, headers=300, sends=PI),
     Watchdog(client="Pi", protocol="responses", idle=300, headers=300, sends=PI),
     Watchdog(client="Pi", protocol="messages", idle=300, headers=300, sends=PI),

@@ -256,3 +256,12 @@ async def test_body_that_does_not_arrive_is_a_408() -> None:
             with trio.fail_after(3):
                 data = await stream.receive_some(65536)
     assert data.startswith(b"HTTP/1.1 408")
+
+
+@pytest.mark.parametrize("target", ["http://[::1/health", "//[", "http://x/nothing", "*", "/%ff%00"])
+async def test_odd_request_target_is_a_404_in_json(target: str) -> None:
+    async with serving(SimulatedEngine()) as server, await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+        await stream.send_all(f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        answer = b"".join([data async for data in stream])
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"there is no such endpoint" in answer

@@ -233,7 +233,7 @@ async def test_template_that_quotes_the_prompt_does_not_put_it_into_the_log(
 ) -> None:
     path = tmp_path / "template.jinja"
     path.write_text(
-        "{{ messages[0].content }}{% if 'SECRET' in messages[0].content %}{{ raise_exception(messages[0].content) }}{% endif %}"
+        "{% set text = messages[0].content %}{{ text }}{% if 'SECRET' in text %}{{ raise_exception(text) }}{% endif %}"
     )
     error = await refused(chat_body("SECRET"), settings={"chat_template": str(path)})
     assert error["code"] == "template_error"
