@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -198,8 +198,11 @@ def _plain(error: msgspec.ValidationError) -> str:
 
 
 def _description(name: str) -> str:
-    meta = next(item for item in _ANNOTATIONS[name].__metadata__ if isinstance(item, Meta))
-    return str(meta.description)
+    annotation = _ANNOTATIONS[name]
+    meta = next(item for item in annotation.__metadata__ if isinstance(item, Meta))
+    kind = annotation.__origin__
+    words = f" ({', '.join(get_args(kind))})" if get_origin(kind) is Literal else ""
+    return f"{meta.description}{words}"
 
 
 def _check_together(settings: Settings) -> None:

@@ -1,6 +1,6 @@
 """Test what a client does while a server is silent or slow: no model, no minutes of waiting.
 
-    pip install ds4trio pytest-trio && pytest examples/test_timeouts.py
+    pip install -e . pytest-trio && pytest examples/test_timeouts.py
 
 The simulated engine keeps the rates that it is given. In memory, under `autojump_clock`, five minutes of prefill take
 milliseconds; on a real socket, `run_server` starts the same engine in a process of its own.

@@ -1,34 +1,42 @@
 """One choice of an answer: the engine's text on its way to the protocol. No waiting, no bytes.
 
-A `Choice` has what to compute, and the reader that says what the text is. It counts what was reasoning and knows which
-stop strings were the client's own. `Tally` adds the choices' usage up.
+A `Choice` has what to compute, and the reader that says what the text is. It counts what was reasoning, and ends the
+visible text before the client's stop strings: a client cannot know how a model writes its tool calls, so a line break
+in one must not end the answer. `Tally` adds the choices' usage up.
 """
 
 from dataclasses import dataclass, field
 
 from ds4trio.api.answer import AnswerUsage, Delta, Ending
-from ds4trio.chat import OutputEvent, Reader, ToolCallEnd
+from ds4trio.chat import ContentDelta, OutputEvent, Reader, ToolCallEnd
 from ds4trio.engine import Finished, GenerationRequest, Progress, TextDelta, Usage
+from ds4trio.engine.text import Piece, StopFilter
 
 __all__ = ["Choice", "Tally"]
 
 
 class Choice:
-    """``client_stop`` are the stop strings that the client asked for; ``single_call`` ends it after one tool call."""
+    """``stop`` are looked for in the content only; the request's own, in all of the text, are the engine's business.
+
+    ``engine_stop`` says that those are the client's, so that the ending names them. ``single_call`` ends the choice
+    after one tool call.
+    """
 
     def __init__(
         self,
         request: GenerationRequest,
         reader: Reader,
         *,
-        client_stop: tuple[str, ...] = (),
+        stop: tuple[str, ...] = (),
+        engine_stop: bool = False,
         single_call: bool = False,
     ) -> None:
         self.request = request
         self.complete = False
         """Nothing more is wanted, although the engine would go on."""
         self._reader = reader
-        self._client_stop = client_stop
+        self._stop = StopFilter(stop)
+        self._engine_stop = engine_stop
         self._single_call = single_call
         self._seen_tokens = 0
         self._reasoning_tokens = 0
@@ -40,18 +48,17 @@ class Choice:
         if reasoning or self._reader.reasoning:
             self._reasoning_tokens += event.output_tokens - self._seen_tokens
         self._seen_tokens = event.output_tokens
-        if self._single_call:
-            events = self._up_to_one_call(events)
-        if not events and not event.logprobs:
-            return None
-        return Delta(tuple(events), event.output_tokens, event.logprobs)
+        events = self._wanted(events)
+        # The tokens that complete a stop string are not part of the answer.
+        logprobs = event.logprobs if self._stop.stopped is None else ()
+        return Delta(tuple(events), event.output_tokens, logprobs) if events or logprobs else None
 
     def finish(self, event: Finished) -> tuple[Delta | None, Ending]:
         """The rest of the text, if any, and the end."""
-        events = [] if self.complete else self._reader.finish()
-        if self._single_call:
-            events = self._up_to_one_call(events)
-        stop_sequence = event.stop_sequence if event.stop_sequence in self._client_stop else None
+        events = [] if self.complete else self._wanted(self._reader.finish())
+        if not self.complete:
+            events += _contents(self._stop.finish())
+        stop_sequence = event.stop_sequence if self._engine_stop else self._stop.stopped
         # Half a call is no call: whoever sees the reason must not take what was streamed for a whole one.
         cut_off = any(isinstance(part, ToolCallEnd) and not part.complete for part in events)
         usage = AnswerUsage(
@@ -79,12 +86,33 @@ class Choice:
             decode_seconds=decode_seconds,
         )
 
+    def _wanted(self, events: list[OutputEvent]) -> list[OutputEvent]:
+        visible = self._up_to_stop(events)
+        return self._up_to_one_call(visible) if self._single_call else visible
+
+    def _up_to_stop(self, events: list[OutputEvent]) -> list[OutputEvent]:
+        visible: list[OutputEvent] = []
+        for event in events:
+            if not isinstance(event, ContentDelta):
+                # No stop string reaches over reasoning or a call.
+                visible += [*_contents(self._stop.finish()), event]
+                continue
+            visible += _contents(self._stop.feed(event.text))
+            if self._stop.stopped is not None:
+                self.complete = True
+                break
+        return visible
+
     def _up_to_one_call(self, events: list[OutputEvent]) -> list[OutputEvent]:
         for number, event in enumerate(events, 1):
             if isinstance(event, ToolCallEnd):
                 self.complete = True
                 return events[:number]
         return events
+
+
+def _contents(pieces: list[Piece]) -> list[OutputEvent]:
+    return [ContentDelta(piece.text) for piece in pieces]
 
 
 @dataclass(slots=True)

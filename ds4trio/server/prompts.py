@@ -45,7 +45,7 @@ def prepare(task: Task, chat: ChatModel | None, info: ModelInfo, tokenizer: Toke
                 top_logprobs=task.top_logprobs,
                 ignore_eos=task.ignore_eos,
             )
-            choices.append(Choice(request, TextReader(), client_stop=task.stop))
+            choices.append(Choice(request, TextReader(), engine_stop=True))
     return Prepared(choices, tuple(text for text, _ in prompts))
 
 
@@ -79,7 +79,7 @@ def _conversation(
             prompt=tokens,
             max_tokens=limit,
             sampling=sampling,
-            stop=task.stop + prompt.stop,
+            stop=prompt.stop,
             markers=prompt.markers,
             grammar=prompt.grammar,
             guide=prompt.guide(),
@@ -87,7 +87,7 @@ def _conversation(
             ignore_eos=task.ignore_eos,
         )
         single = not conversation.parallel_tool_calls
-        choices.append(Choice(request, prompt.reader(), client_stop=task.stop, single_call=single))
+        choices.append(Choice(request, prompt.reader(), stop=task.stop, single_call=single))
     return choices
 
 
