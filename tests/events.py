@@ -87,23 +87,23 @@ def pieces(draw: st.DrawFn, text: str, *, most: int = 4) -> list[str]:
 
 @st.composite
 def output_events(draw: st.DrawFn, *, cut: bool = False, calls: bool = True) -> list[OutputEvent]:
-    """The events of one choice. With ``cut`` a call at the end is incomplete; ``calls`` False leaves calls out."""
+    """The events of one choice. With ``cut`` calls may be incomplete; ``calls`` False leaves calls out."""
     kinds = ["reasoning", "content", "call"] if calls else ["content"]
     parts = draw(st.lists(st.sampled_from(kinds), max_size=5))
     events: list[OutputEvent] = []
     call = 0
-    for number, part in enumerate(parts, 1):
+    for part in parts:
         if part == "reasoning":
             events += map(ReasoningDelta, draw(pieces(draw(texts))))
         elif part == "content":
             events += map(ContentDelta, draw(pieces(draw(texts))))
         else:
             arguments = json.dumps(draw(st.dictionaries(texts, json_values, max_size=3)), ensure_ascii=False)
-            if cut and number == len(parts):
+            if half := cut and draw(st.booleans()):
                 arguments = arguments[: draw(st.integers(0, len(arguments) - 1))]
             events.append(ToolCallStart(call, draw(st.sampled_from(["read", "write_file", "mcp__shell.run"]))))
             events += [ToolCallDelta(call, piece) for piece in draw(pieces(arguments))]
-            events.append(ToolCallEnd(call))
+            events.append(ToolCallEnd(call, complete=not half))
             call += 1
     return events
 
@@ -186,9 +186,12 @@ def _choices(draw: st.DrawFn, *, calls: bool, logprobs: bool) -> _Choice:
     if logprobs:
         tokens = st.lists(token_logprobs(), max_size=3).map(tuple)
         deltas = tuple(replace(delta, logprobs=draw(tokens)) for delta in deltas)
+    # What was cut off ends with the limit, or with a stop string of the client's own.
+    stopped = cut and draw(st.booleans())
     ending = Ending(
-        reason="length" if cut else "stop",
+        reason="length" if cut and not stopped else "stop",
         usage=USAGE,
+        stop_sequence="END" if stopped else None,
         prefill_seconds=draw(st.sampled_from([0.0, 1.5])),
         decode_seconds=draw(st.sampled_from([0.0, 0.25])),
     )

@@ -1,7 +1,8 @@
 """What the lifeline asks of a protocol: the bytes for each thing that can happen to an answer.
 
 `Answer` is that interface. `StreamAnswer` and `DocumentAnswer` hold what all streams and all single documents share,
-so a protocol adds only its own shapes. ``b""`` means that there is nothing to send.
+`CollectedAnswer` what most documents do, so a protocol adds only its own shapes. ``b""`` means that there is nothing
+to send.
 
 Order of calls: `Answer.start` once; then, for each choice, any number of `Answer.delta` and one `Answer.end`; then
 `Answer.finish`. `Answer.beat` and `Answer.prefill` come in between, at any time after the start. `Answer.error` may
@@ -21,6 +22,7 @@ from ds4trio.engine import Phase, Progress, TokenLogprob
 __all__ = [
     "Answer",
     "AnswerUsage",
+    "CollectedAnswer",
     "Delta",
     "DocumentAnswer",
     "Ending",
@@ -140,14 +142,10 @@ class StreamAnswer(Answer):
 
 
 class DocumentAnswer(Answer):
-    """One JSON document. The protocol builds it in `finish` from ``choices`` and ``endings``."""
+    """One JSON document; all of it is said in `finish`."""
 
     content_type = "application/json"
     streams = False
-
-    def __init__(self) -> None:
-        self.choices: dict[int, Transcript] = {}
-        self.endings: dict[int, Ending] = {}
 
     def start(self, progress: Progress) -> bytes:
         """One space, once the early 200 is out."""
@@ -156,6 +154,18 @@ class DocumentAnswer(Answer):
     def beat(self, progress: Progress, form: HeartbeatForm) -> bytes:
         """One space: leading white space is valid JSON (RFC 8259, section 2)."""
         return b" "
+
+    def error(self, error: ApiError) -> bytes:
+        """After the early 200 the error object is all that can still be said."""
+        return self.refusal(error)
+
+
+class CollectedAnswer(DocumentAnswer):
+    """A document that the protocol builds in `finish` from ``choices`` and ``endings``."""
+
+    def __init__(self) -> None:
+        self.choices: dict[int, Transcript] = {}
+        self.endings: dict[int, Ending] = {}
 
     def delta(self, choice: int, delta: Delta) -> bytes:
         """Collected for the end."""
@@ -167,10 +177,6 @@ class DocumentAnswer(Answer):
         self.choices.setdefault(choice, Transcript())
         self.endings[choice] = ending
         return b""
-
-    def error(self, error: ApiError) -> bytes:
-        """After the early 200 the error object is all that can still be said."""
-        return self.refusal(error)
 
 
 def beat_text(progress: Progress) -> str:

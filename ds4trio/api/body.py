@@ -5,17 +5,18 @@ from dataclasses import fields
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
-from ds4trio.api.errors import InvalidRequestError
+from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.engine import Sampling
 
-__all__ = ["SamplingMembers", "StopMember", "StreamOptions", "decode", "stop_strings"]
+__all__ = ["SamplingMembers", "StopMember", "StreamOptions", "decode", "invalid", "stop_strings", "verbatim"]
 
 T = TypeVar("T")
 TOKEN_ID = re.compile(r"[0-9]{1,9}")
 _SAMPLED = {field.name for field in fields(Sampling)} - {"logit_bias"}
 MOST_STOPS = 16
+MOST_MESSAGE = 200
 
 StopMember = str | Annotated[list[str], Meta(max_length=MOST_STOPS)] | None
 
@@ -50,19 +51,51 @@ class SamplingMembers(Struct):
         return values
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """Decode JSON into the decoder's type. Raises `InvalidRequestError` with the JSON path, never anything else."""
+def decode(decoder: msgspec.json.Decoder[T], body: bytes | Raw, *, at: str = "$") -> T:
+    """Decode a body, or the part of it at a JSON path, into the decoder's type.
+
+    Raises `InvalidRequestError` with the JSON path, never anything else.
+    """
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).rpartition(" - at `$")
-        path = f"${path.rstrip('`')}" if message else ""
-        where = f" at {path}" if path else ""
-        raise InvalidRequestError(f"{message or error}{where}", code="invalid_type", param=path or None) from None
+        raise invalid(error, at=at) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"the body is not JSON: {error}", code="invalid_json") from None
+        raise _not_json(error) from None
     except RecursionError:
         raise InvalidRequestError("the body is nested too deeply", code="invalid_json") from None
+
+
+def invalid(error: msgspec.ValidationError, *, at: str) -> InvalidRequestError:
+    """What clients are told of a value of the wrong type below the JSON path ``at``."""
+    message, found, path = str(error).rpartition(" - at `$")
+    if not found:
+        message, path = path, ""
+    if len(message) > MOST_MESSAGE:
+        message = f"{message[:MOST_MESSAGE]}..."
+    # It may quote the client's own text.
+    message = message.encode("unicode_escape").decode()
+    where = at + path.rstrip("`")
+    if where == "$":
+        return InvalidRequestError(message, code="invalid_type")
+    return InvalidRequestError(f"{message} at {where}", code="invalid_type", param=where)
+
+
+def verbatim(part: Raw) -> bytes:
+    """A part of a body as its client wrote it, to be sent back. Raises `InvalidRequestError` if it is not UTF-8.
+
+    It is a copy, because a slice would keep the whole body in memory.
+    """
+    copy = bytes(part)
+    try:
+        copy.decode()  # what is skipped while decoding was not checked
+    except UnicodeDecodeError as error:
+        raise _not_json(error) from None
+    return copy
+
+
+def _not_json(error: Exception) -> InvalidRequestError:
+    return InvalidRequestError(f"the body is not JSON: {error}", code="invalid_json")
 
 
 def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
@@ -75,7 +108,7 @@ def _logit_bias(biases: dict[str, float]) -> dict[int, float]:
     for token in biases:
         if not TOKEN_ID.fullmatch(token):
             raise InvalidRequestError(
-                f"logit_bias: the keys are token ids in decimal, not {token[:20]!r}",
+                f"logit_bias: the keys are token ids in decimal, not {shown(token)}",
                 code="invalid_value",
                 param="logit_bias",
             )

@@ -3,6 +3,7 @@
 import math
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -10,9 +11,10 @@ import msgspec
 from msgspec import Meta
 
 from ds4trio.api import sse
-from ds4trio.api.answer import AnswerUsage, Delta, DocumentAnswer, Ending, Frame, StreamAnswer
+from ds4trio.api.answer import AnswerUsage, CollectedAnswer, Delta, Ending, Frame, StreamAnswer
 from ds4trio.api.body import SamplingMembers, StopMember, StreamOptions, decode, stop_strings
 from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error, openai_error_document
+from ds4trio.api.shapes import usage_object
 from ds4trio.api.task import RawPrompt, Task
 from ds4trio.api.timings import timings
 from ds4trio.chat import ContentDelta
@@ -47,6 +49,16 @@ class CompletionRequest(SamplingMembers):
 _decoder = msgspec.json.Decoder(CompletionRequest)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionOptions:
+    """What a client wants to see beside the text, and of how many choices for each prompt."""
+
+    include_usage: bool
+    logprobs: bool
+    echo: bool
+    n: int = 1
+
+
 class Completions:
     """Implements `WireProtocol`."""
 
@@ -54,21 +66,21 @@ class Completions:
         """Check a request body. Raises `InvalidRequestError`, never anything else."""
         request = decode(_decoder, body)
         _refuse_what_is_not_there(request)
+        options = CompletionOptions(
+            include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
+            logprobs=request.logprobs is not None,
+            echo=bool(request.echo),
+            n=request.n or 1,
+        )
         return Task(
             kind="completion",
             model=request.model,
             prompt=_prompts(request.prompt),
-            answer=partial(
-                CompletionStream if request.stream else CompletionDocument,
-                n=request.n or 1,
-                echo=bool(request.echo),
-                logprobs=request.logprobs is not None,
-                include_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-            ),
+            answer=partial(CompletionStream if request.stream else CompletionDocument, options=options),
             overrides=request.overrides(),
             max_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
             stop=stop_strings(request.stop),
-            n=request.n or 1,
+            n=options.n,
             top_logprobs=request.logprobs,
             ignore_eos=bool(request.ignore_eos),
         )
@@ -117,15 +129,6 @@ def _prompts(prompt: str | list[Any] | None) -> tuple[RawPrompt, ...]:
     return tuple(result)
 
 
-def _usage(usage: AnswerUsage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.prompt_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-    }
-
-
 class _TokenTexts:
     """The tokens of one choice as text. A character may be cut between two of them."""
 
@@ -156,18 +159,18 @@ def _text(delta: Delta) -> str:
 class CompletionStream(StreamAnswer):
     """Implements `Answer` with ``text_completion`` events, ended by ``[DONE]``."""
 
-    def __init__(self, frame: Frame, *, n: int, echo: bool, logprobs: bool, include_usage: bool) -> None:
+    def __init__(self, frame: Frame, *, options: CompletionOptions) -> None:
         self._frame: dict[str, Any] = {
             "id": f"cmpl-{frame.id}",
             "object": "text_completion",
             "created": math.floor(frame.created),
             "model": frame.model,
         }
-        if include_usage:
+        if options.include_usage:
             self._frame["usage"] = None
-        prompts = [prompt for prompt in frame.prompts for _ in range(n)]
-        self._echo = prompts if echo else []
-        self._include_usage = include_usage
+        prompts = [prompt for prompt in frame.prompts for _ in range(options.n)]
+        self._echo = prompts if options.echo else []
+        self._include_usage = options.include_usage
         self._tokens = [_TokenTexts() for _ in prompts]
         self._running = list(range(len(prompts)))
 
@@ -195,7 +198,7 @@ class CompletionStream(StreamAnswer):
         """The usage if it was asked for, and ``[DONE]``."""
         end = b""
         if self._include_usage:
-            end = self._event([], usage=_usage(usage))
+            end = self._event([], usage=usage_object(usage))
         return end + b"data: [DONE]\n\n"
 
     def error(self, error: ApiError) -> bytes:
@@ -222,10 +225,10 @@ class CompletionStream(StreamAnswer):
         return sse.data({**self._frame, "choices": choices, **members})
 
 
-class CompletionDocument(DocumentAnswer):
+class CompletionDocument(CollectedAnswer):
     """Implements `Answer` with one ``text_completion`` object."""
 
-    def __init__(self, frame: Frame, *, n: int, echo: bool, logprobs: bool, include_usage: bool) -> None:
+    def __init__(self, frame: Frame, *, options: CompletionOptions) -> None:
         super().__init__()
         self._frame = {
             "id": f"cmpl-{frame.id}",
@@ -233,8 +236,8 @@ class CompletionDocument(DocumentAnswer):
             "created": math.floor(frame.created),
             "model": frame.model,
         }
-        self._echo = [prompt for prompt in frame.prompts for _ in range(n)] if echo else []
-        self._logprobs = logprobs
+        self._echo = [prompt for prompt in frame.prompts for _ in range(options.n)] if options.echo else []
+        self._logprobs = options.logprobs
 
     def finish(self, usage: AnswerUsage) -> bytes:
         """The whole document."""
@@ -248,7 +251,7 @@ class CompletionDocument(DocumentAnswer):
             for index, transcript in sorted(self.choices.items())
         ]
         return msgspec.json.encode(
-            {**self._frame, "choices": choices, "usage": _usage(usage), "timings": timings(self.endings[0])}
+            {**self._frame, "choices": choices, "usage": usage_object(usage), "timings": timings(self.endings[0])}
         )
 
     def refusal(self, error: ApiError) -> bytes:

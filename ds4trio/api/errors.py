@@ -16,7 +16,10 @@ __all__ = [
     "InternalError",
     "openai_error",
     "openai_error_document",
+    "shown",
 ]
+
+MOST_SHOWN = 40
 
 
 class ApiError(Exception):
@@ -73,7 +76,7 @@ class UnknownModelError(InvalidRequestError):
 
     def __init__(self, name: str, known: tuple[str, ...]) -> None:
         super().__init__(
-            f"the model {name!r} does not exist; this server has: {', '.join(known)}",
+            f"the model {shown(name)} does not exist; this server has: {', '.join(known)}",
             code="model_not_found",
             param="model",
         )
@@ -106,6 +109,11 @@ class InternalError(ApiError):
     """A fault of the server; the message says nothing of the request."""
 
     status = 500
+
+
+def shown(text: str) -> str:
+    """A client's own text as messages quote it: printable ASCII on one line, and not more than its beginning."""
+    return ascii(text[:MOST_SHOWN]) + ("..." if len(text) > MOST_SHOWN else "")
 
 
 def openai_error(error: ApiError) -> dict[str, Any]:

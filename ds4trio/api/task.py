@@ -8,7 +8,9 @@ from ds4trio.api.answer import Answer, Frame
 from ds4trio.api.errors import ApiError
 from ds4trio.chat import Conversation
 
-__all__ = ["RawPrompt", "Task", "WireProtocol"]
+__all__ = ["MOST_WARNINGS", "RawPrompt", "Task", "WireProtocol"]
+
+MOST_WARNINGS = 16
 
 RawPrompt = str | tuple[int, ...]
 
@@ -19,7 +21,8 @@ class Task:
 
     ``prompt`` is a conversation, or raw prompts (text or token ids) that are answered one by one, each ``n`` times.
     ``overrides`` are fields of `Sampling` that the client set. ``max_tokens`` None means up to the context.
-    ``warnings`` tell the client what was left out; they go into a header. ``kind`` is the protocol's name in the log.
+    ``warnings`` tell the client what was left out; they go into a header, so only the first few are kept. ``kind`` is
+    the protocol's name in the log.
     """
 
     kind: str
@@ -33,6 +36,9 @@ class Task:
     top_logprobs: int | None = None
     ignore_eos: bool = False
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "warnings", self.warnings[:MOST_WARNINGS])
 
 
 class WireProtocol(Protocol):

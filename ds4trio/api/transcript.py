@@ -35,15 +35,16 @@ class Content:
 
 @dataclass(slots=True)
 class Call:
-    """A tool call; ``parts`` are the fragments of its arguments."""
+    """A tool call; ``parts`` are the fragments of its arguments. It is ``complete`` once its end says so."""
 
     index: int
     name: str
     parts: list[str] = field(default_factory=list)
+    complete: bool = False
 
     @property
     def arguments(self) -> str:
-        """JSON text, incomplete where the answer was cut off."""
+        """JSON text, an object where the call is complete."""
         return "".join(self.parts)
 
 
@@ -73,8 +74,9 @@ class Transcript:
                 case ToolCallDelta(_, arguments):
                     assert isinstance(last, Call), "a call's fragments follow its start"
                     last.parts.append(arguments)
-                case ToolCallEnd():
-                    pass
+                case ToolCallEnd(_, complete):
+                    assert isinstance(last, Call), "a call's end follows its start"
+                    last.complete = complete
 
     @property
     def content(self) -> str:
@@ -90,3 +92,8 @@ class Transcript:
     def calls(self) -> list[Call]:
         """The tool calls in order."""
         return [item for item in self.items if isinstance(item, Call)]
+
+    @property
+    def calls_whole(self) -> bool | None:
+        """Whether all tool calls are complete; None where there are none."""
+        return all(call.complete for call in self.calls) if self.calls else None

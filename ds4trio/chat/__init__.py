@@ -1,7 +1,8 @@
 """Between messages and text: what a conversation is, how a model's template writes it down, and what its answer means.
 
 Pure: no HTTP, no engine, no clock. `messages` are the values that every protocol is parsed into, `template` renders
-them with the model's own Jinja source, `events` are what the model's raw text turns out to be.
+them with the model's own Jinja source, `spelling` keeps what they say from being special tokens, `events` are what the
+model's raw text turns out to be.
 """
 
 from ds4trio.chat.events import (
@@ -27,6 +28,7 @@ from ds4trio.chat.messages import (
 )
 from ds4trio.chat.model import ChatModel, Prompt
 from ds4trio.chat.template import TemplateFailedError
+from ds4trio.chat.thinking import thinking_of
 
 __all__ = [
     "ChatModel",
@@ -49,4 +51,5 @@ __all__ = [
     "ToolCallStart",
     "ToolChoice",
     "UnenforceableError",
+    "thinking_of",
 ]

@@ -2,7 +2,8 @@
 
 A `Reader` gets the text as it is decoded and says what it is, as soon as that is certain. Every stream of events obeys
 this grammar: reasoning and content deltas in any order, and calls one after the other, each a `ToolCallStart`, any
-number of `ToolCallDelta` of the same index, a `ToolCallEnd`; indexes count from 0. No event is empty.
+number of `ToolCallDelta` of the same index, a `ToolCallEnd`; indexes count from 0. No event is empty, and every text
+can be encoded as UTF-8.
 """
 
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class ToolCallStart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A fragment of the arguments. All fragments of a call together are one JSON object."""
+    """A fragment of the arguments. All fragments of a complete call together are one JSON object."""
 
     index: int
     arguments: str
@@ -52,9 +53,14 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallEnd:
-    """The call is complete."""
+    """Nothing more of the call follows.
+
+    It is ``complete`` if its arguments are one JSON object: not if the answer ended in the middle of them, nor if the
+    model wrote what cannot be read.
+    """
 
     index: int
+    complete: bool = True
 
 
 OutputEvent = ReasoningDelta | ContentDelta | ToolCallStart | ToolCallDelta | ToolCallEnd

@@ -5,17 +5,20 @@ out what it can do (`capabilities`) and how it writes tool calls and reasoning (
 conversation becomes a `Prompt`: the text, and everything that the engine and the reader need to know about its answer.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ds4trio.chat.dialects import DialectReader, derive
-from ds4trio.chat.grammar import grammar_for
+from ds4trio.chat.dialects.rows import HARMONY_FINAL, HARMONY_NEXT
+from ds4trio.chat.grammar import UnenforceableError, grammar_for
 from ds4trio.chat.guide import AnswerGuide
 from ds4trio.chat.messages import Conversation
-from ds4trio.chat.prepare import render
+from ds4trio.chat.prepare import is_begun, render
 from ds4trio.chat.probe import probe
-from ds4trio.chat.template import ChatTemplate
+from ds4trio.chat.spelling import Spelling, pieces
+from ds4trio.chat.template import ChatTemplate, TemplateFailedError, go_on
+from ds4trio.chat.thinking import is_off
 
 __all__ = ["ChatModel", "Prompt"]
 
@@ -27,12 +30,13 @@ TAIL = 512
 class Prompt:
     """A rendered conversation, and how to compute and read its answer.
 
-    ``markers`` are the special tokens that the reader wants to see, id → text; ``banned`` tokens must not be sampled;
-    text ends before one of ``stop``. ``reader`` and ``guide`` make a new one for each answer; a guide is None where
-    there is nothing to guide.
+    ``pieces`` are the text, cut where a message or a tool spells a control token: tokenized one by one, they have only
+    those that the template wrote. ``markers`` are the special tokens that the reader wants to see, id → text;
+    ``banned`` tokens must not be sampled; text ends before one of ``stop``. ``reader`` and ``guide`` make a new one for
+    each answer; a guide is None where there is nothing to guide.
     """
 
-    text: str
+    pieces: tuple[str, ...]
     markers: Mapping[int, str]
     banned: tuple[int, ...]
     stop: tuple[str, ...]
@@ -40,31 +44,70 @@ class Prompt:
     reader: Callable[[], DialectReader]
     guide: Callable[[], AnswerGuide | None]
 
+    @property
+    def text(self) -> str:
+        """The prompt as one text."""
+        return "".join(self.pieces)
+
 
 class ChatModel:
     """A model's chat template and what was found out about it.
 
-    ``source`` is Jinja, ``special_tokens`` maps the text of the vocabulary's special tokens to their ids. Making one
-    takes about 0.2 s. Raises `TemplateFailedError` for source that is no Jinja.
+    ``source`` is Jinja, ``special_tokens`` maps the text of the vocabulary's special tokens to their ids, and
+    ``control_tokens`` are the texts of those that no message may hold as such. Making one takes about 0.2 s. Raises
+    `TemplateFailedError` for source that is no Jinja.
     """
 
     def __init__(
-        self, source: str, *, bos_token: str = "", eos_token: str = "", special_tokens: Mapping[str, int] | None = None
+        self,
+        source: str,
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
+        special_tokens: Mapping[str, int] | None = None,
+        control_tokens: Collection[str] = (),
     ) -> None:
         self._template = ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
         self.capabilities = probe(self._template, source)
         self.dialect = derive(self._template, source)
         self._special_tokens = special_tokens or {}
         self._markers = self.dialect.special_markers(self._special_tokens)
-
-    def prompt(self, conversation: Conversation) -> Prompt:
-        """Render a conversation. Blocks. Raises `TemplateFailedError` or `UnenforceableError`."""
+        # Templates look for the marks around reasoning in what an assistant has said.
         dialect = self.dialect
-        think_end = dialect.think_ends[0] if dialect.think_ends else ""
-        text = render(
-            self._template, self.capabilities, conversation, think_start=dialect.think_start, think_end=think_end
+        self._spelling = Spelling(
+            {*control_tokens} - {dialect.think_start.strip(), *map(str.strip, dialect.think_ends)}
         )
-        tail = text[-TAIL:]
+
+    def render(self, conversation: Conversation, *, check: Callable[[], None] = go_on) -> str:
+        """The text of the prompt alone. Blocks. Raises `TemplateFailedError`, or what ``check`` raises."""
+        return "".join(self.pieces(conversation, check=check))
+
+    def pieces(self, conversation: Conversation, *, check: Callable[[], None] = go_on) -> tuple[str, ...]:
+        """The pieces of the prompt alone. Blocks. Raises `TemplateFailedError`, or what ``check`` raises."""
+        try:
+            marked = self._spelling.marked(conversation)
+        except RecursionError:
+            raise TemplateFailedError("schemas are nested too deeply") from None
+        text = render(
+            self._template,
+            self.capabilities,
+            marked,
+            think_start=self.dialect.think_start,
+            think_end=next(iter(self.dialect.think_ends), ""),
+            check=check,
+        )
+        return pieces(text)
+
+    def prompt(self, conversation: Conversation, *, check: Callable[[], None] = go_on) -> Prompt:
+        """Render a conversation. Blocks.
+
+        ``check`` is called now and then and may raise to give up. Raises `TemplateFailedError`, `UnenforceableError`,
+        or what ``check`` raises.
+        """
+        dialect = self.dialect
+        rendered = self.pieces(conversation, check=check)
+        check()
+        tail = "".join(rendered)[-TAIL:]
         # The tools stay in the prompt, since the cached prefix depends on them, but no call is possible.
         silent = conversation.tool_choice.mode == "none"
         tools = () if silent else conversation.tools
@@ -76,33 +119,48 @@ class ChatModel:
             budget = conversation.thinking.budget
             if not tools and budget is None:
                 return None
-            return AnswerGuide(reader(), budget=budget, think_end=think_end)
+            return AnswerGuide(reader(), budget=budget, think_end=self._forced_end(conversation))
 
         banned, stop = self._silence() if silent and conversation.tools else ((), ())
         reasoning: Literal["closed", "open", "may_begin"] = "closed"
-        if dialect.think_start and conversation.thinking.enabled is not False:
+        if dialect.think_start and not is_off(conversation.thinking):
             reasoning = "may_begin"
+        grammar = grammar_for(
+            conversation,
+            dialect,
+            special_tokens=self._special_tokens,
+            reasoning="open" if reader().reasoning else reasoning,
+            prompt_end=tail,
+        )
+        if grammar is not None and is_begun(conversation):
+            raise UnenforceableError(
+                "an answer that was begun cannot be constrained: end the messages with a turn of the user, or ask for"
+                " no format, no tool that has to be called and no strict one",
+                param="messages",
+            )
         return Prompt(
-            text=text,
+            pieces=rendered,
             markers={self._special_tokens[marker]: marker for marker in self._markers},
             banned=banned,
             stop=dialect.stops + stop,
-            grammar=grammar_for(
-                conversation,
-                dialect,
-                special_tokens=self._special_tokens,
-                reasoning="open" if reader().reasoning else reasoning,
-            ),
+            grammar=grammar,
             reader=reader,
             guide=guide,
         )
+
+    def _forced_end(self, conversation: Conversation) -> str:
+        """What ends the reasoning by force, empty where there is none."""
+        if self.dialect.codec != "harmony":
+            return next(iter(self.dialect.think_ends), "")
+        # Left alone, the model would go on with more reasoning; where it has to call, the grammar sees to that.
+        return HARMONY_NEXT if conversation.tool_choice.mode == "required" else HARMONY_NEXT + HARMONY_FINAL
 
     def _silence(self) -> tuple[tuple[int, ...], tuple[str, ...]]:
         """What keeps the model from calling: a token that begins calls and nothing else, or a text to stop before."""
         dialect = self.dialect
         opener = (dialect.section_begin or dialect.call_begin).strip()
         others = "".join((dialect.think_start, *dialect.think_ends, *dialect.wrappers))
-        for token, id in self._special_tokens.items():
-            if token and opener.startswith(token) and token not in others:
-                return (id,), ()
+        for token in sorted(self._markers, key=len, reverse=True):
+            if opener.startswith(token) and token not in others:
+                return (self._special_tokens[token],), ()
         return (), (opener,) if len(opener) > 1 else ()

@@ -10,22 +10,24 @@ Every step is linear in the number of messages, and no text is copied more than 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
 from ds4trio.chat.capabilities import Capabilities
 from ds4trio.chat.messages import Conversation, Message, ToolCall
-from ds4trio.chat.template import ChatTemplate, TemplateFailedError
+from ds4trio.chat.template import ChatTemplate, TemplateFailedError, go_on
 from ds4trio.chat.thinking import is_off, thinking_variables
 from ds4trio.chat.tools import arguments_of, declaration, hermes, pythonic, tools_text
 
-__all__ = ["Prepared", "prepare", "render"]
+__all__ = ["Prepared", "is_begun", "prepare", "render"]
 
 _GAP = "\n\n"
 # Stands between two turns of the user where a template wants the assistant's in between.
 _FILLER = Message("assistant", "OK.")
+# Stands behind the text that is to be continued, to tell it from what the template writes behind it: a noncharacter.
+_END = "\ufdd1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +45,49 @@ def render(
     *,
     think_start: str = "",
     think_end: str = "",
+    check: Callable[[], None] = go_on,
 ) -> str:
     """The text of the prompt. Costs what `ChatTemplate.render` costs, so: in a thread.
 
     A conversation that ends with an assistant's text is to be continued: the prompt ends with that very text.
     ``think_start`` and ``think_end`` are the model's marks around its reasoning: where reasoning is off but the
-    template opens it nevertheless, the prompt closes it again. Raises `TemplateFailedError`.
+    template opens it nevertheless, the prompt closes it again. ``check`` is called now and then and may raise to give
+    up. Raises `TemplateFailedError`.
     """
-    try:
-        prepared = prepare(conversation, capabilities)
-    except RecursionError:
-        raise TemplateFailedError("arguments or schemas are nested too deeply") from None
-    begun = _begun_answer(conversation)
-    if begun:
-        whole = template.render(prepared.messages, **{**prepared.variables, "add_generation_prompt": False})
-        end = whole.rfind(begun) + len(begun)
-        if end >= len(begun):
+    if is_begun(conversation):
+        *others, last = conversation.messages
+        ended = (*others, replace(last, content=last.content.rstrip() + _END))
+        whole = _rendered(template, capabilities, replace(conversation, messages=ended), check, begun=True)
+        end = whole.rfind(_END)
+        if end >= 0:
             return whole[:end]
-    text = template.render(prepared.messages, **prepared.variables)
+    text = _rendered(template, capabilities, conversation, check)
     opening = think_start.rstrip()
     if is_off(conversation.thinking) and opening and text.rstrip().endswith(opening):
         return f"{text}\n{think_end.strip()}{_GAP}" if text.endswith("\n") else text + think_end.strip()
     return text
+
+
+def is_begun(conversation: Conversation) -> bool:
+    """Whether the conversation ends with an assistant's text, which is to be continued."""
+    last = conversation.messages[-1] if conversation.messages else None
+    return last is not None and last.role == "assistant" and not last.tool_calls and bool(last.content.strip())
+
+
+def _rendered(
+    template: ChatTemplate,
+    capabilities: Capabilities,
+    conversation: Conversation,
+    check: Callable[[], None],
+    *,
+    begun: bool = False,
+) -> str:
+    try:
+        prepared = prepare(conversation, capabilities)
+    except RecursionError:
+        raise TemplateFailedError("arguments or schemas are nested too deeply") from None
+    variables = {**prepared.variables, "add_generation_prompt": False} if begun else prepared.variables
+    return template.render(prepared.messages, check, **variables)
 
 
 def prepare(conversation: Conversation, capabilities: Capabilities) -> Prepared:
@@ -358,8 +381,3 @@ def _variables(conversation: Conversation, can: Capabilities) -> dict[str, objec
     variables.update(thinking_variables(conversation.thinking, can))
     variables.update(conversation.variables)
     return variables
-
-
-def _begun_answer(conversation: Conversation) -> str:
-    last = conversation.messages[-1] if conversation.messages else None
-    return last.content.strip() if last is not None and last.role == "assistant" and not last.tool_calls else ""

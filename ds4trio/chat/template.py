@@ -12,7 +12,7 @@ Jinja. The worst such a template does is to end its own process.
 
 import copy
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import repeat
 from typing import Any, NoReturn
@@ -24,11 +24,13 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import SandboxedEnvironment
 
-__all__ = ["ChatTemplate", "TemplateFailedError"]
+__all__ = ["ChatTemplate", "TemplateFailedError", "go_on"]
 
 # The longest loops are those of templates that look at all messages again for each message: Gemma 4 takes 4 million
 # steps for 2,000 messages. This many take a second when they do nothing, 45 s when each calls a macro.
 _MAX_STEPS = 20_000_000
+# Up to 25 ms, where each calls a macro.
+_STEPS_PER_CHECK = 10_000
 _MAX_CHARACTERS = 64 * 1024 * 1024
 _MAX_REPETITION = 1_000_000
 _MAX_BITS = 4096
@@ -36,6 +38,14 @@ _MAX_BITS = 4096
 
 class TemplateFailedError(Exception):
     """The template refused the conversation or is broken; the message is the template's own."""
+
+
+class _GivenUpError(Exception):
+    """Carries what a check raised through the template."""
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class _GenerationTag(Extension):
@@ -48,8 +58,17 @@ class _GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def _steps() -> Iterator[None]:
-    yield from repeat(None, _MAX_STEPS)
+def go_on() -> None:
+    """A check that never gives up."""
+
+
+def _steps(check: Callable[[], None]) -> Iterator[None]:
+    for left in range(_MAX_STEPS, 0, -_STEPS_PER_CHECK):
+        try:
+            check()
+        except Exception as reason:
+            raise _GivenUpError(reason) from None
+        yield from repeat(None, min(left, _STEPS_PER_CHECK))
     raise TemplateFailedError("the chat template loops for too long")
 
 
@@ -58,7 +77,13 @@ class _CountingContext(Context):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.steps = _steps()
+        self.steps = _steps(go_on)
+
+    def derived(self, locals: dict[str, Any] | None = None) -> "_CountingContext":
+        context = super().derived(locals)
+        assert isinstance(context, _CountingContext)
+        context.steps = self.steps
+        return context
 
 
 class _CountingGenerator(CodeGenerator):
@@ -152,12 +177,15 @@ class ChatTemplate:
         except Exception as error:  # a stranger's source: the compiler fails on it in many ways
             raise TemplateFailedError(f"the chat template is not valid Jinja: {error}") from None
 
-    def render(self, messages: Sequence[Mapping[str, Any]], /, **variables: object) -> str:
+    def render(
+        self, messages: Sequence[Mapping[str, Any]], check: Callable[[], None] = go_on, /, **variables: object
+    ) -> str:
         """The conversation as text, up to where the next assistant turn begins (``add_generation_prompt``, true).
 
         ``messages`` are dicts in the shape of OpenAI's chat messages; the template gets copies. ``variables`` are
-        further names for the template, ``tools`` among them; ``datetime`` is today's date unless given. The text can
-        be encoded as UTF-8. Raises `TemplateFailedError` with the template's own message, never anything else.
+        further names for the template, ``tools`` among them; ``datetime`` is today's date unless given. ``check`` is
+        called every 10,000 steps and may raise to give up. The text can be encoded as UTF-8. Raises
+        `TemplateFailedError` with the template's own message, or what ``check`` raises, never anything else.
         """
         names: dict[str, object] = {
             **self._tokens,
@@ -167,9 +195,12 @@ class ChatTemplate:
         }
         try:
             names.update(copy.deepcopy(variables), messages=copy.deepcopy(list(messages)))
+            context = self._template.new_context(names)
+            assert isinstance(context, _CountingContext)
+            context.steps = _steps(check)
             pieces = []
             characters = 0
-            for piece in self._template.generate(names):
+            for piece in self._template.root_render_func(context):
                 pieces.append(piece)
                 characters += len(piece)
                 if characters > _MAX_CHARACTERS:
@@ -177,5 +208,7 @@ class ChatTemplate:
             return "".join(pieces).encode("utf-8", "replace").decode()
         except TemplateFailedError:
             raise
+        except _GivenUpError as given_up:
+            raise given_up.reason from None
         except Exception as error:  # a template is a program: it can fail in every way that one can
             raise TemplateFailedError(f"{type(error).__name__}: {error}") from None

@@ -1,13 +1,23 @@
-"""How much to think: from a client's wish to the variables that one template reads."""
+"""How much to think: from a client's words to a wish, and on to the variables that one template reads."""
 
 from collections.abc import Iterator
 
 from ds4trio.chat.capabilities import Capabilities
 from ds4trio.chat.messages import Thinking
 
-__all__ = ["is_off", "thinking_variables"]
+__all__ = ["is_off", "thinking_of", "thinking_variables"]
 
 _EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def thinking_of(effort: str | None, *, enabled: bool | None = None, budget: int | None = None) -> Thinking:
+    """What a client means by an effort, a switch and a budget in tokens, each None where it says nothing.
+
+    The effort ``none`` turns reasoning off, whatever else the client says. Where it is off, nothing else counts.
+    """
+    if enabled is False or effort == "none":
+        return Thinking(enabled=False)
+    return Thinking(enabled=enabled, effort=effort or None, budget=budget)
 
 
 def is_off(thinking: Thinking) -> bool:

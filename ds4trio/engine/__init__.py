@@ -4,8 +4,8 @@ Theory of operation. A server holds one engine. `Engine.generate` is an async co
 sequence may be queued, prefilled and decoded; leaving the block, for whatever reason, guarantees that no thread
 works for it any more and that its KV is either cached or freed. Requests wait in `admission`; the engine computes at
 most ``parallel`` of them at once. `llama` does so with llama.cpp on one pinned OS thread, `simulated` with
-``trio.sleep`` and no model at all, so everything above the engine can be tested under virtual time. In both, `answer`
-makes text of what was sampled and `text` ends it before a stop string.
+``trio.sleep`` and no model at all, so everything above the engine can be tested under virtual time. In both,
+`answer_text` makes text of what was sampled and `text` ends it before a stop string.
 
 This room knows tokens and bytes of text. It does not know HTTP, protocols, messages or templates.
 """
@@ -18,6 +18,7 @@ from ds4trio.engine.base import (
     FinishReason,
     Generation,
     GenerationRequest,
+    GrammarError,
     Guide,
     ModelInfo,
     Phase,
@@ -38,6 +39,7 @@ __all__ = [
     "Finished",
     "Generation",
     "GenerationRequest",
+    "GrammarError",
     "Guide",
     "ModelInfo",
     "Phase",

@@ -17,6 +17,7 @@ __all__ = [
     "Finished",
     "Generation",
     "GenerationRequest",
+    "GrammarError",
     "Guide",
     "ModelInfo",
     "Phase",
@@ -43,6 +44,10 @@ class QueueFullError(EngineError):
     def __init__(self, waiting: int, retry_after: int) -> None:
         super().__init__(f"{waiting} requests are waiting already, try again in {retry_after} s")
         self.retry_after = retry_after
+
+
+class GrammarError(EngineError):
+    """The request's grammar cannot be used, or no token can follow within it. The message may quote the grammar."""
 
 
 class EngineStoppedError(EngineError):
@@ -210,7 +215,9 @@ class ModelInfo:
 
     ``context_length`` is the number of tokens that prompt and answer may have together, ``trained_context_length``
     what the model was made for. ``chat_template`` is Jinja source, or None where the file has none.
-    ``special_tokens`` maps the text of every control and user-defined token to its id.
+    ``special_tokens`` maps the text of every control and user-defined token to its id; ``control_tokens`` are the texts
+    of the former. With ``shares_prefixes`` a
+    prompt can be begun with what another request, while that still runs, has computed of it.
     """
 
     name: str
@@ -225,6 +232,8 @@ class ModelInfo:
     size_bytes: int = 0
     vocabulary_size: int = 0
     special_tokens: Mapping[str, int] = field(default_factory=dict)
+    control_tokens: frozenset[str] = frozenset()
+    shares_prefixes: bool = True
 
 
 class Tokenizer(Protocol):
@@ -236,6 +245,10 @@ class Tokenizer(Protocol):
         ``add_special`` adds the beginning-of-sequence token where the model wants one and the text has none;
         ``parse_special`` counts special tokens that are written in the text as such.
         """
+        ...
+
+    def check(self) -> None:
+        """Raise if nobody waits for what is being prepared any more; for long work between its other methods."""
         ...
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:

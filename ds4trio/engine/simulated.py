@@ -16,7 +16,7 @@ import trio
 
 from ds4trio.cache import Slot, SlotTable
 from ds4trio.engine.admission import Admission, Ticket
-from ds4trio.engine.answer import Answer, guidance
+from ds4trio.engine.answer_text import AnswerText, guidance
 from ds4trio.engine.base import (
     Finished,
     FinishReason,
@@ -43,16 +43,15 @@ WORDS = ("Simulated", "answers", "have", "a", "fixed", "rate", "and", "always", 
 ANSWER_TOKENS = 64
 
 
-def _no_progress(_: Progress) -> None:
-    pass
-
-
 class SimulatedTokenizer:
     """Implements `Tokenizer`: four bytes of UTF-8 are one token, and nothing is special."""
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """The bytes as numbers, behind a leading 1 that keeps "\\0a" and "a" apart."""
         return [_token(piece) for piece in _pieces(text)]
+
+    def check(self) -> None:
+        """Preparing takes no time here."""
 
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """The bytes of each token. Raises `ValueError` for a number that stands for none."""
@@ -141,7 +140,7 @@ class SimulatedEngine:
 
     @asynccontextmanager
     async def generate(
-        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = _no_progress
+        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = lambda _: None
     ) -> AsyncGenerator["SimulatedGeneration", None]:
         """See `Engine.generate`."""
         generation = SimulatedGeneration(self, self._admission.join(), request, on_progress)
@@ -226,7 +225,7 @@ class SimulatedGeneration:
     async def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
         """One token at a time at the engine's rate, those that the guide forces too."""
         started = trio.current_time()
-        answer = Answer(self._request)
+        answer = AnswerText(self._request)
         limit = min(self._request.max_tokens, self._engine.info.context_length - len(self._prompt))
         tokens = self._engine._tokens(self._request)
         forced: deque[bytes] = deque()

@@ -14,7 +14,7 @@ from ds4trio.api.errors import (
     TooManyRequestsError,
 )
 from ds4trio.chat import TemplateFailedError, UnenforceableError
-from ds4trio.engine import EngineError, EngineStoppedError, QueueFullError
+from ds4trio.engine import EngineError, EngineStoppedError, GrammarError, QueueFullError
 
 __all__ = ["UnsupportedMediaTypeError", "api_error", "error_response", "first_leaf", "log_breakdown"]
 
@@ -60,6 +60,8 @@ def api_error(error: Exception) -> ApiError:
             return TooManyRequestsError(str(error), code="queue_full", retry_after=error.retry_after)
         case EngineStoppedError():
             return OverloadedError(str(error), code="shutting_down", retry_after=SHUTDOWN_RETRY_AFTER)
+        case GrammarError():
+            return InvalidRequestError(str(error), code="grammar_failed", param="response_format")
         case EngineError():
             return InternalError(str(error), code="engine_error")
         case TemplateFailedError():

@@ -144,7 +144,13 @@ class EngineHost:
         self.chat_template = source
         if source is None:
             return None
-        return ChatModel(source, bos_token=info.bos_token, eos_token=info.eos_token, special_tokens=info.special_tokens)
+        return ChatModel(
+            source,
+            bos_token=info.bos_token,
+            eos_token=info.eos_token,
+            special_tokens=info.special_tokens,
+            control_tokens=info.control_tokens,
+        )
 
     def _loaded(self, fraction: float) -> None:
         self.load_fraction = fraction

@@ -40,6 +40,9 @@ from ds4trio.server.request_log import RequestLog
 __all__ = ["Lifeline", "LifelineTimes"]
 
 
+SERVER_ERROR = 500
+
+
 @dataclass(frozen=True, slots=True)
 class LifelineTimes:
     """Seconds. A grace of 0 turns the early 200 of documents off."""
@@ -311,7 +314,8 @@ class Lifeline(ResponseBody):
         """End with an error: as a status where none was sent, else in the protocol's own form."""
         if self._ended.is_set():
             return
-        self._record.failed(error.message)
+        # What is wrong with a request may quote it.
+        self._record.failed(f"{error.code}" if error.status < SERVER_ERROR else error.message)
         # Called in any case, since a protocol may keep more of an answer than its bytes.
         last_word = self._answer.error(error)
         if self._committed:

@@ -4,6 +4,7 @@ So a long body is parsed, rendered and tokenized in a thread, and whatever is wr
 status is sent.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from ds4trio.server.choices import Choice
 
 __all__ = ["Prepared", "count_tokens", "prepare", "rendered"]
 
+TOOL_NAME = re.compile(r"[\w.\-/:]{1,256}")
 # A model cannot choose a token with this bias, whatever its logits are.
 NEVER = -1e9
 
@@ -52,20 +54,21 @@ def prepare(task: Task, chat: ChatModel | None, info: ModelInfo, tokenizer: Toke
 def count_tokens(task: Task, chat: ChatModel | None, tokenizer: Tokenizer) -> int:
     """How many tokens a conversation has, what the template adds included. Blocks. Raises like `prepare`."""
     assert isinstance(task.prompt, Conversation)
-    return len(tokenizer.tokenize(rendered(task, chat)))
+    return len(_tokenized(_required(chat).pieces(task.prompt, check=tokenizer.check), tokenizer))
 
 
 def rendered(task: Task, chat: ChatModel | None) -> str:
     """The text that the template makes of a conversation. Blocks. Raises like `prepare`."""
     assert isinstance(task.prompt, Conversation)
-    return _required(chat).prompt(task.prompt).text
+    return _required(chat).render(task.prompt)
 
 
 def _conversation(
     task: Task, conversation: Conversation, chat: ChatModel, info: ModelInfo, tokenizer: Tokenizer
 ) -> list[Choice]:
-    prompt = chat.prompt(conversation)
-    tokens = tokenizer.tokenize(prompt.text)
+    _check_tool_names(conversation)
+    prompt = chat.prompt(conversation, check=tokenizer.check)
+    tokens = _tokenized(prompt.pieces, tokenizer)
     if not tokens:
         raise InvalidRequestError("the chat template makes an empty prompt of these messages", param="messages")
     limit = _limit(task, len(tokens), info, param="input" if task.kind == "responses" else "messages")
@@ -89,6 +92,25 @@ def _conversation(
         single = not conversation.parallel_tool_calls
         choices.append(Choice(request, prompt.reader(), stop=task.stop, single_call=single))
     return choices
+
+
+def _tokenized(pieces: Sequence[str], tokenizer: Tokenizer) -> list[int]:
+    """A prompt is cut where a message spells a control token, so that it is none."""
+    tokens: list[int] = []
+    for number, piece in enumerate(pieces):
+        tokens += tokenizer.tokenize(piece, add_special=number == 0)
+    return tokens
+
+
+def _check_tool_names(conversation: Conversation) -> None:
+    """The vendors' own APIs allow less; what is allowed here, every dialect can write and read."""
+    for tool in conversation.tools:
+        if not TOOL_NAME.fullmatch(tool.name):
+            raise InvalidRequestError(
+                f"the tool name {tool.name[:40]!a} cannot be called: names are 1 to 256 letters, digits, or _ - . / :",
+                code="invalid_value",
+                param="tools",
+            )
 
 
 def _raw(task: Task, index: int, prompt: RawPrompt, info: ModelInfo, tokenizer: Tokenizer) -> tuple[str, list[int]]:

@@ -122,7 +122,7 @@ def add_routes(
 
     @app.post("/v1/responses/input_tokens")
     async def count_responses() -> Response:
-        return json_response(responses.input_tokens_document(await tokens_of(responses.parse_input_tokens)))
+        return json_response(responses.input_tokens_document(await tokens_of(responses.parse)))
 
     @app.get("/v1/responses/<response_id>")
     async def get_response(response_id: str) -> Response:

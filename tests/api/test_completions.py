@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai.types import Completion
 
 from ds4trio.api.answer import Delta, Ending, Frame, HeartbeatForm
-from ds4trio.api.completions import CompletionDocument, Completions, CompletionStream
+from ds4trio.api.completions import CompletionDocument, CompletionOptions, Completions, CompletionStream
 from ds4trio.api.errors import ApiError, InvalidRequestError, OverloadedError, openai_error
 from ds4trio.api.task import Task
 from ds4trio.chat import ContentDelta
@@ -36,10 +36,10 @@ def parse(request: bytes) -> Task:
     return Completions().parse(request)
 
 
-def answer_of(task: Task) -> tuple[type[CompletionStream | CompletionDocument], dict[str, object]]:
+def answer_of(task: Task) -> tuple[type[CompletionStream | CompletionDocument], CompletionOptions]:
     """How the task is answered."""
     assert isinstance(task.answer, partial)
-    return cast("Any", task.answer.func), task.answer.keywords
+    return cast("Any", task.answer.func), task.answer.keywords["options"]
 
 
 def described(request: bytes) -> dict[str, object]:
@@ -56,19 +56,21 @@ def refusal(request: bytes) -> InvalidRequestError:
 
 
 def stream(prompts: tuple[str, ...] = ("once",), **members: Any) -> CompletionStream:
-    return CompletionStream(_frame(prompts), **_wishes(**members))
+    return CompletionStream(_frame(prompts), options=options(**members))
 
 
 def document(prompts: tuple[str, ...] = ("once",), **members: Any) -> CompletionDocument:
-    return CompletionDocument(_frame(prompts), **_wishes(**members))
+    return CompletionDocument(_frame(prompts), options=options(**members))
 
 
 def _frame(prompts: tuple[str, ...]) -> Frame:
     return Frame(FRAME.id, FRAME.created, FRAME.model, prompts)
 
 
-def _wishes(*, n: int = 1, echo: bool = False, logprobs: bool = False, include_usage: bool = False) -> dict[str, Any]:
-    return {"n": n, "echo": echo, "logprobs": logprobs, "include_usage": include_usage}
+def options(
+    *, n: int = 1, echo: bool = False, logprobs: bool = False, include_usage: bool = False
+) -> CompletionOptions:
+    return CompletionOptions(n=n, echo=echo, logprobs=logprobs, include_usage=include_usage)
 
 
 def script(*deltas: Delta) -> Script:
@@ -93,7 +95,7 @@ def test_the_least_request_asks_for_one_document_of_sixteen_tokens() -> None:
         "kind": "completion",
         "model": None,
         "prompt": ("once",),
-        "answer": (CompletionDocument, _wishes()),
+        "answer": (CompletionDocument, options()),
         "overrides": {},
         "max_tokens": 16,
         "stop": (),
@@ -155,14 +157,14 @@ def test_what_is_asked_for_is_kept() -> None:
     )
     assert (task.model, task.max_tokens, task.stop, task.n, task.ignore_eos) == ("m", 5, ("END",), 3, True)
     assert task.overrides == {"temperature": 0, "seed": 7}
-    assert answer_of(task) == (CompletionDocument, _wishes(n=3))
+    assert answer_of(task) == (CompletionDocument, options(n=3))
 
 
 def test_a_stream_with_its_usage_an_echo_or_logprobs() -> None:
     task = parse(body(stream=True, stream_options={"include_usage": True}, echo=True))
-    assert answer_of(task) == (CompletionStream, _wishes(echo=True, include_usage=True))
+    assert answer_of(task) == (CompletionStream, options(echo=True, include_usage=True))
     task = parse(body(stream=True, logprobs=0))
-    assert answer_of(task) == (CompletionStream, _wishes(logprobs=True))
+    assert answer_of(task) == (CompletionStream, options(logprobs=True))
     assert task.top_logprobs == 0
     assert parse(body(logprobs=20)).top_logprobs == 20
 
@@ -172,7 +174,7 @@ def test_a_stream_with_its_usage_an_echo_or_logprobs() -> None:
     [
         {"n": 1, "best_of": 1, "echo": False, "suffix": "", "stream": False, "stop": [], "logit_bias": {}},
         dict.fromkeys(["model", "n", "best_of", "max_tokens", "stop", "suffix", "echo", "logprobs", "stream", "seed"]),
-        {"best_of": 1, "stream_options": {"include_usage": False}, "metadata": {"a": [None]}},
+        {"best_of": 1, "stream_options": {"include_usage": None}, "ignore_eos": None, "metadata": {"a": [None]}},
     ],
 )
 def test_members_that_ask_for_nothing_special_change_nothing(members: dict[str, object]) -> None:
@@ -344,6 +346,7 @@ def test_usage_and_timings_come_at_the_end() -> None:
         "completion_tokens": 5,
         "total_tokens": 35,
         "prompt_tokens_details": {"cached_tokens": 20},
+        "completion_tokens_details": {"reasoning_tokens": 2},
     }
     *chunks, finish, last = map(json.loads, sse_data(play(stream(include_usage=True), script(said("a"))))[:-1])
     assert (last["choices"], last["usage"]) == ([], usage)

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds4trio.chat.dialects import HERMES, Dialect, write_call
-from ds4trio.chat.dialects.rows import GEMMA4, HARMONY, KIMI_K3, LFM2, LLAMA4, MINIMAX_M3
+from ds4trio.chat.dialects import HERMES, Dialect
+from ds4trio.chat.dialects.rows import FUNCTIONARY, GEMMA4, HARMONY, KIMI_K3, LFM2, LLAMA4, MINIMAX_M3
 from ds4trio.chat.grammar import UnenforceableError, grammar_for
+from ds4trio.chat.grammar.schemas import Schema
 from ds4trio.chat.messages import Conversation, OutputFormat, Tool, ToolChoice
 from tests.chat.constraints import Vocabulary
+from tests.chat.dialects.write import write_call
 
 Reasoning = Literal["closed", "open", "may_begin"]
 
@@ -174,10 +176,15 @@ def conversation(*tools: Tool, choice: ToolChoice | str = "auto", **fields: Any)
 
 
 def grammar(
-    wanted: Conversation, dialect: Dialect = HERMES, *, special: bool = True, reasoning: Reasoning = "closed"
+    wanted: Conversation,
+    dialect: Dialect = HERMES,
+    *,
+    special: bool = True,
+    reasoning: Reasoning = "closed",
+    prompt_end: str = "",
 ) -> str | None:
     tokens = vocabulary(dialect, special=special).special_tokens
-    return grammar_for(wanted, dialect, special_tokens=tokens, reasoning=reasoning)
+    return grammar_for(wanted, dialect, special_tokens=tokens, reasoning=reasoning, prompt_end=prompt_end)
 
 
 def hermes(name: str, arguments: str) -> str:
@@ -239,6 +246,17 @@ class TestWhatIsDemanded:
         assert words.accepts(made, hermes("read_many", '{"anything": [1, null]}'))
         assert not words.accepts(made, "First. " + hermes("read", '{"path": 7'), complete=False)
         assert not words.accepts(made, hermes("read", '{"follow"'), complete=False)
+
+    @pytest.mark.parametrize("format", [OutputFormat(), SCHEMA_FORMAT])
+    @pytest.mark.parametrize("choice", ["required", "auto", "none"])
+    def test_the_prompt_may_have_begun_it(self, choice: str, format: OutputFormat) -> None:
+        wanted = conversation(NOW, choice=choice, output=format)
+        made = grammar(wanted, FUNCTIONARY, prompt_end="assistant\n\n>>>")
+        words = vocabulary(FUNCTIONARY)
+        assert made is None or words.accepts(made, "now\n{}") == (choice != "none")
+        assert made is None or words.accepts(made, 'all\n{"a": 1}') == (choice != "required")
+        assert made is None or not words.accepts(made, ">>>", complete=False)
+        assert (made is None) == (choice == "none" and format.kind == "text")
 
     def test_a_call_needs_a_tool(self) -> None:
         with pytest.raises(UnenforceableError) as caught:
@@ -436,6 +454,16 @@ class TestSchemas:
             assert words.accepts(made, json.dumps(value, ensure_ascii=False)), value
         for text in bad:
             assert not words.accepts(made, text, complete=False), text
+
+    @pytest.mark.parametrize("reference", ["#/own/7", "#/own/-1", "#/own/x", "#/nowhere", "#/own/0/x", "x"])
+    def test_a_reference_to_nowhere_is_refused(self, reference: str) -> None:
+        schema = {"properties": {"a": {"$ref": reference}}, "own": [{"type": "string"}, {"type": "string"}]}
+        with pytest.raises(UnenforceableError):
+            grammar(conversation(Tool("f", parameters=schema, strict=True), choice="required"), QWEN3_CODER)
+        with pytest.raises(UnenforceableError):
+            grammar(conversation(output=OutputFormat("schema", schema=schema)))
+        stray = Schema({"$ref": reference}, schema)
+        assert stray.resolved() is stray
 
     @every_dialect
     def test_references_hold_inside_of_a_call(self, dialect: Dialect) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from ds4trio.chat.capabilities import Capabilities, Switch
 from ds4trio.chat.messages import Conversation, Message, Role, Thinking, Tool, ToolCall
 from ds4trio.chat.prepare import prepare, render
 from ds4trio.chat.template import ChatTemplate, TemplateFailedError
+from ds4trio.chat.thinking import thinking_of
 
 READ = ToolCall("call_1", "read", '{"path": "a"}')
 RUN = ToolCall("call_2", "run", '{"command": "b"}')
@@ -392,6 +394,22 @@ def thinking(can: Capabilities, **thinking: object) -> dict[str, object]:
     variables = prepare(conversation, can).variables
     del variables["tools"]
     return variables
+
+
+@pytest.mark.parametrize(
+    ("said", "wish"),
+    [
+        ({"effort": None}, Thinking()),
+        ({"effort": ""}, Thinking()),
+        ({"effort": "none"}, Thinking(enabled=False)),
+        ({"effort": "none", "enabled": True, "budget": 5}, Thinking(enabled=False)),
+        ({"effort": "high", "enabled": False}, Thinking(enabled=False)),
+        ({"effort": "high"}, Thinking(effort="high")),
+        ({"effort": "low", "enabled": True, "budget": 0}, Thinking(enabled=True, effort="low", budget=0)),
+    ],
+)
+def test_what_a_client_means_by_an_effort_and_a_switch(said: dict[str, Any], wish: Thinking) -> None:
+    assert thinking_of(**said) == wish
 
 
 def test_switches_are_set_only_when_the_client_says_so() -> None:

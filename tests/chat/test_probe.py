@@ -5,6 +5,7 @@ has to come out. Where one does not, the table says so, with the reason; it is c
 """
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -16,6 +17,7 @@ from ds4trio.chat.capabilities import Capabilities, Switch
 from ds4trio.chat.messages import Conversation, Message, Thinking, Tool, ToolCall
 from ds4trio.chat.prepare import render
 from ds4trio.chat.probe import probe
+from ds4trio.chat.spelling import Spelling, pieces
 from ds4trio.chat.template import ChatTemplate, TemplateFailedError
 from tests.chat.templates import llama_cpp_templates
 
@@ -350,10 +352,29 @@ def test_every_word_of_a_conversation_comes_out_of_every_real_template(case: str
 
 @pytest.mark.slow
 def test_a_begun_answer_is_continued_by_every_real_template() -> None:
-    conversation = chat(ASK, Message("assistant", "first-ans"))
     for name in llama_cpp_templates():
         template, can = real(name)
-        assert render(template, can, conversation).endswith("first-ans"), name
+        texts = {}
+        for begun in ("first-ans", "im", "<|", "assistant", "\n", "[/"):
+            texts[begun] = render(template, can, chat(ASK, Message("assistant", f"a{begun}b")))
+        assert {text.removesuffix(f"a{begun}b") for begun, text in texts.items()} == {texts["im"][:-4]}, name
+
+
+@pytest.mark.slow
+def test_what_a_message_spells_is_written_as_it_is_by_every_real_template() -> None:
+    differing = []
+    for name, source in llama_cpp_templates().items():
+        template, can = real(name)
+        tokens = set(re.findall(r"<[|\uff5c][^|<>\n]+[|\uff5c]>|\[/?[A-Z_]+\]|</?s>|<\w+_of_turn>", source))
+        spelled = f"a {' '.join(sorted(tokens))} b"
+        call = ToolCall("c", "read", json.dumps({"path": spelled}, ensure_ascii=False))
+        turns = (ASK, Message("assistant", "x", tool_calls=(call,)), Message("tool", spelled, tool_call_id="c"))
+        conversation = chat(Message("system", spelled), *turns, Message("user", spelled))
+        marked = render(template, can, Spelling(tokens).marked(conversation))
+        plain = render(template, can, conversation)
+        if "".join(pieces(marked)) != plain or len(pieces(marked)) < 3 * len(tokens):
+            differing.append(name)
+    assert differing == []
 
 
 @pytest.mark.slow

@@ -267,6 +267,7 @@ def test_what_takes_for_ever_in_one_step_is_refused(source: str) -> None:
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
         "{% macro f() %}{{ caller() }}{% endmacro %}{% for a in range(999) %}{% call f() %}{% endcall %}{% endfor %}",
         "{% for a in [[1]] recursive %}{% for b in range(999) %}{% endfor %}{{ loop(a) if a is iterable }}{% endfor %}",
+        "{% for a in range(99) %}{% block b scoped %}{% for c in range(99) %}{% endfor %}{% endblock %}{% endfor %}",
     ],
 )
 def test_a_template_has_only_so_many_steps(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +280,25 @@ def test_each_rendering_has_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("ds4trio.chat.template._MAX_STEPS", 1000)
     template = ChatTemplate("{% for a in range(900) %}{% endfor %}done")
     assert [template.render([USER]) for _ in range(3)] == ["done"] * 3
+
+
+@pytest.mark.parametrize("error", [KeyError("gone"), KeyboardInterrupt(), TemplateFailedError("mine")])
+def test_a_rendering_is_given_up_when_its_check_says_so(error: BaseException) -> None:
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 5:
+            raise error
+
+    template = ChatTemplate("{% for a in range(99999) %}{% endfor %}{{ check }}")
+    with pytest.raises(type(error)) as caught:
+        template.render([USER], check)
+    assert caught.value is error
+    assert checks == 5
+    assert template.render([USER], check, check="a variable") == "a variable"
+    assert checks >= 10
 
 
 def test_a_template_writes_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,12 @@ __all__ = ["check_chat_stream", "openai_chunks", "sse_data"]
 FRAME = {"id", "object", "created", "model", "choices", "usage"}
 
 
-def check_chat_stream(body: bytes) -> list[dict[str, Any]]:
+def check_chat_stream(body: bytes, *, stop_strings: bool = False) -> list[dict[str, Any]]:
     """What each choice comes to. Raises `AssertionError` where the grammar is broken, `ValueError` where JSON is.
 
     A choice has ``content``, ``reasoning``, ``tool_calls`` (each ``id``, ``name`` and ``arguments``), ``logprobs`` (a
-    list, or None without them) and ``finish_reason``; after a stream that failed also ``error``.
+    list, or None without them) and ``finish_reason``; after a stream that failed also ``error``. With ``stop_strings``
+    the request had some of its own: one of them may have ended an answer after or within a call.
     """
     chunks, error = openai_chunks(body, kind="chat.completion.chunk", prefix="chatcmpl-")
     choices: list[_Choice] = []
@@ -43,7 +44,7 @@ def check_chat_stream(body: bytes) -> list[dict[str, Any]]:
     assert len(set(ids)) == len(ids), "each call has an id of its own"
     if error is None:
         for choice in choices:
-            choice.check_end()
+            choice.check_end(stop_strings=stop_strings)
     return [choice.result() | ({"error": error} if error else {}) for choice in choices]
 
 
@@ -140,15 +141,13 @@ class _Choice:
             case _:
                 raise AssertionError(f"not a fragment of a call: {fragment}")
 
-    def check_end(self) -> None:
-        """Calls are complete, except for the last one of an answer that was cut off."""
+    def check_end(self, *, stop_strings: bool) -> None:
+        """Calls are complete, except where the answer says that something was cut off."""
         assert self.finish_reason in {"stop", "length", "tool_calls"}, "every choice has its finish reason"
-        calls = self.tool_calls
-        if self.finish_reason == "length":
-            calls = calls[:-1]
-        else:
-            assert (self.finish_reason == "tool_calls") == bool(calls)
-        assert all(isinstance(json.loads(call["arguments"]), dict) for call in calls)
+        if self.finish_reason == "length" or (stop_strings and self.finish_reason == "stop"):
+            return
+        assert (self.finish_reason == "tool_calls") == bool(self.tool_calls)
+        assert all(isinstance(json.loads(call["arguments"]), dict) for call in self.tool_calls)
 
     def result(self) -> dict[str, Any]:
         return {

@@ -92,6 +92,18 @@ class _Item:
     def kind(self) -> str:
         return str(self.added["type"])
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether this can be a call of which nothing more comes."""
+        return self.kind.endswith("_call") and self.done is None and self.text is None
+
+    def check_end(self, final: Event) -> None:
+        """An item that was never done."""
+        assert final["status"] == "incomplete"
+        assert (final["id"], final["type"]) == (self.added["id"], self.kind)
+        if self.kind != "local_shell_call":
+            assert _text(final) == "".join(self.pieces)
+
 
 class _Stream:
     """What was said so far."""
@@ -127,17 +139,19 @@ class _Stream:
             if item.done is not None:
                 assert final == item.done
                 continue
-            assert index == len(self._items) - 1, "only the last item may stay open"
             assert kind != "response.completed", "a complete response has no open items"
-            assert kind == "response.failed" or item.kind.endswith("_call"), "only a call that was cut off stays open"
-            assert final["status"] == "incomplete"
-            assert (final["id"], final["type"]) == (item.added["id"], item.kind)
-            if item.kind != "local_shell_call":
-                assert _text(final) == "".join(item.pieces)
+            last = index == len(self._items) - 1
+            assert item.abandoned or (last and kind == "response.failed"), "only a call that was cut off stays open"
+            item.check_end(final)
 
     def _alive(self, response: Event) -> None:
         assert response["status"] == "in_progress"
-        assert response["output"] == [item.done for item in self._items if item.done is not None]
+        known = self._items if self._items and self._items[-1].done is not None else self._items[:-1]
+        for item, value in zip(known, response["output"], strict=True):
+            if item.done is not None:
+                assert value == item.done
+            else:
+                item.check_end(value)
         self._same_frame(response, but=set())
 
     def _same_frame(self, response: Event, but: set[str]) -> None:
@@ -147,7 +161,7 @@ class _Stream:
     def _added(self, event: Event) -> None:
         item = event["item"]
         assert event["output_index"] == len(self._items)
-        assert all(earlier.done is not None for earlier in self._items), "two items are open"
+        assert all(earlier.done is not None or earlier.abandoned for earlier in self._items), "two items are open"
         assert item["status"] == "in_progress"
         assert item["id"] not in [earlier.added["id"] for earlier in self._items]
         if item["type"] != "local_shell_call":

@@ -71,6 +71,15 @@ def test_a_stream_that_failed_is_read_up_to_there() -> None:
     assert (first["tool_calls"][0]["arguments"], first["error"], second["content"]) == ('{"a":', error, "hello")
 
 
+def test_a_stop_string_of_the_clients_own_may_end_an_answer_within_a_call() -> None:
+    chunks = good()
+    del chunks[9]
+    chunks[9]["choices"][0].update(finish_reason="stop")
+    assert check_chat_stream(written(chunks), stop_strings=True)[0]["tool_calls"][1]["arguments"] == ""
+    with pytest.raises(AssertionError):
+        check_chat_stream(written(chunks))
+
+
 @pytest.mark.parametrize(
     "damage",
     [

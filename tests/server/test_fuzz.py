@@ -95,7 +95,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 CHECKS: dict[str, Callable[[bytes], object]] = {
-    "chat-completions": check_chat_stream,
+    "chat-completions": partial(check_chat_stream, stop_strings=True),
     "completions": check_completion_stream,
     "responses": check_responses_stream,
     "messages": check_messages_stream,

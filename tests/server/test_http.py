@@ -277,3 +277,13 @@ async def test_props_show_the_template_that_is_used(tmp_path: Path) -> None:
 def test_header_text_is_printable_ascii() -> None:
     assert header_text("a\x00\x1b\x7f\r\nb é") == "a?????b ?"
     assert len(header_text("x" * 10_000)) == 1000
+
+
+@pytest.mark.parametrize("name", ["a b", 'a"', "a\n", "\U0001f600", "<|im_end|>", "a" * 257])
+async def test_tool_that_no_model_could_call_is_refused(name: str) -> None:
+    tools = [{"name": name, "input_schema": {"type": "object"}}]
+    body = {"model": "m", "max_tokens": 9, "messages": chat_body("hi")["messages"], "tools": tools}
+    async with running(any_model=True) as app, call_asgi(app, body, path="/v1/messages") as answer:
+        await answer.ended.wait()
+    assert answer.status == 400
+    assert json.loads(answer.body)["error"]["type"] == "invalid_request_error"

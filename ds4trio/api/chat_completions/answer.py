@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from ds4trio.api import sse
-from ds4trio.api.answer import AnswerUsage, Delta, DocumentAnswer, Ending, Frame, StreamAnswer
+from ds4trio.api.answer import AnswerUsage, CollectedAnswer, Delta, Ending, Frame, StreamAnswer
 from ds4trio.api.errors import ApiError, openai_error, openai_error_document
+from ds4trio.api.shapes import logprob_object, usage_object
 from ds4trio.api.timings import timings
 from ds4trio.api.transcript import Transcript
-from ds4trio.chat import ContentDelta, OutputEvent, ReasoningDelta, ToolCallDelta, ToolCallStart
+from ds4trio.chat import ContentDelta, OutputEvent, ReasoningDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from ds4trio.engine import Progress, TokenLogprob
 
 __all__ = ["ChatDocument", "ChatOptions", "ChatStream"]
@@ -29,29 +30,15 @@ class ChatOptions:
     n: int = 1
 
 
-def _usage(usage: AnswerUsage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.output_tokens,
-        "total_tokens": usage.prompt_tokens + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
-
-
 def _logprobs(tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
-    return {
-        "content": [{**_logprob(token), "top_logprobs": [_logprob(other) for other in token.top]} for token in tokens],
-        "refusal": None,
-    }
+    return {"content": [logprob_object(token) for token in tokens], "refusal": None}
 
 
-def _logprob(token: TokenLogprob) -> dict[str, Any]:
-    return {
-        "token": token.data.decode(errors="replace"),
-        "logprob": token.logprob,
-        "bytes": list(token.data),
-    }
+def _finish_reason(ending: Ending, calls_whole: bool | None) -> str:
+    """``tool_calls`` tells the client to carry them out: only if all are whole and the model itself came to its end."""
+    if calls_whole is None or ending.stop_sequence is not None or ending.reason == "length":
+        return ending.reason
+    return "tool_calls" if calls_whole else "length"
 
 
 def _new_call_id() -> str:
@@ -72,7 +59,7 @@ class ChatStream(StreamAnswer):
         if options.include_usage:
             self._frame["usage"] = None
         self._options = options
-        self._called: set[int] = set()
+        self._calls_whole: dict[int, bool] = {}
         self._running = list(range(options.n))
 
     def start(self, progress: Progress) -> bytes:
@@ -112,14 +99,14 @@ class ChatStream(StreamAnswer):
     def end(self, choice: int, ending: Ending) -> bytes:
         """The finish reason."""
         self._running.remove(choice)
-        called = choice in self._called and ending.reason == "stop"
-        return self._chunk(choice, {}, finish_reason="tool_calls" if called else ending.reason, timings=timings(ending))
+        reason = _finish_reason(ending, self._calls_whole.get(choice))
+        return self._chunk(choice, {}, finish_reason=reason, timings=timings(ending))
 
     def finish(self, usage: AnswerUsage) -> bytes:
         """The usage if it was asked for, and ``[DONE]``."""
         end = b""
         if self._options.include_usage:
-            end = self._event([], usage=_usage(usage))
+            end = self._event([], usage=usage_object(usage))
         return end + b"data: [DONE]\n\n"
 
     def error(self, error: ApiError) -> bytes:
@@ -137,13 +124,14 @@ class ChatStream(StreamAnswer):
             case ReasoningDelta(text):
                 return {"reasoning_content": text}
             case ToolCallStart(index, name):
-                self._called.add(choice)
                 function = {"name": name, "arguments": ""}
                 return {
                     "tool_calls": [{"index": index, "id": _new_call_id(), "type": "function", "function": function}]
                 }
             case ToolCallDelta(index, arguments):
                 return {"tool_calls": [{"index": index, "function": {"arguments": arguments}}]}
+            case ToolCallEnd(_, complete):
+                self._calls_whole[choice] = complete and self._calls_whole.get(choice, True)
         return None
 
     def _aside(self, **members: Any) -> bytes:
@@ -169,7 +157,7 @@ class ChatStream(StreamAnswer):
         return sse.data({**self._frame, "choices": choices, **members})
 
 
-class ChatDocument(DocumentAnswer):
+class ChatDocument(CollectedAnswer):
     """Implements `Answer` with one ``chat.completion`` object."""
 
     def __init__(self, frame: Frame, *, options: ChatOptions) -> None:
@@ -188,7 +176,7 @@ class ChatDocument(DocumentAnswer):
             self._choice(index, transcript, self.endings[index]) for index, transcript in sorted(self.choices.items())
         ]
         return msgspec.json.encode(
-            {**self._frame, "choices": choices, "usage": _usage(usage), "timings": timings(self.endings[0])}
+            {**self._frame, "choices": choices, "usage": usage_object(usage), "timings": timings(self.endings[0])}
         )
 
     def refusal(self, error: ApiError) -> bytes:
@@ -210,5 +198,5 @@ class ChatDocument(DocumentAnswer):
             "index": index,
             "message": message,
             "logprobs": _logprobs(transcript.logprobs) if self._options.logprobs else None,
-            "finish_reason": "tool_calls" if calls and ending.reason == "stop" else ending.reason,
+            "finish_reason": _finish_reason(ending, transcript.calls_whole),
         }

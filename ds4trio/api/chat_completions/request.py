@@ -13,9 +13,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ds4trio.api.body import SamplingMembers, StopMember, StreamOptions, decode, stop_strings
 from ds4trio.api.chat_completions.answer import ChatDocument, ChatOptions, ChatStream
-from ds4trio.api.errors import InvalidRequestError
+from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.api.task import Task
-from ds4trio.chat import Conversation, Message, OutputFormat, Role, Thinking, Tool, ToolCall, ToolChoice
+from ds4trio.chat import Conversation, Message, OutputFormat, Role, Thinking, Tool, ToolCall, ToolChoice, thinking_of
 
 __all__ = ["parse"]
 
@@ -255,7 +255,7 @@ def _text(path: str, content: str | list[ContentPart] | None) -> str:
 def _part(path: str, part: ContentPart) -> str:
     if part.type not in ("text", "refusal"):
         raise InvalidRequestError(
-            f"{path} is of type {part.type[:40]!r}, but this model reads text only; send text parts",
+            f"{path} is of type {shown(part.type)}, but this model reads text only; send text parts",
             code="unsupported_content",
             param=f"{path}.type",
         )
@@ -272,7 +272,7 @@ def _tools(definitions: Sequence[ToolDefinition], warnings: list[str]) -> tuple[
     for index, definition in enumerate(definitions):
         path = f"$.tools[{index}]"
         if definition.type != "function":
-            warnings.append(f"{path}: tools of type {definition.type[:40]!a} are not offered to the model")
+            warnings.append(f"{path}: tools of type {shown(definition.type)} are not offered to the model")
             continue
         if definition.function is None:
             raise InvalidRequestError(
@@ -281,7 +281,7 @@ def _tools(definitions: Sequence[ToolDefinition], warnings: list[str]) -> tuple[
         function = definition.function
         if function.name in tools:
             raise InvalidRequestError(
-                f"{path}: a tool named {function.name!r} was already given; names must differ",
+                f"{path}: a tool named {shown(function.name)} was already given; names must differ",
                 code="invalid_value",
                 param=f"{path}.function.name",
             )
@@ -320,7 +320,7 @@ def _tool_choice(choice: str | NamedChoice | None, tools: Sequence[Tool]) -> Too
         )
     if missing := set(result.names) - known:
         raise InvalidRequestError(
-            f"tool_choice names {', '.join(sorted(missing))[:80]!r}, which is not in tools",
+            f"tool_choice names {shown(', '.join(sorted(missing)))}, which is not in tools",
             code="invalid_value",
             param="tool_choice",
         )
@@ -358,7 +358,7 @@ def _output(request: ChatRequest) -> OutputFormat:
                 )
             return OutputFormat("lark" if wanted.type == "lark" else "gbnf", grammar=grammar)
     raise InvalidRequestError(
-        f"response_format of type {wanted.type[:40]!r} is not known; use text, json_object, json_schema, gbnf or lark",
+        f"response_format of type {shown(wanted.type)} is not known; use text, json_object, json_schema, gbnf or lark",
         code="invalid_value",
         param="response_format.type",
     )
@@ -374,6 +374,4 @@ def _thinking(request: ChatRequest) -> Thinking:
     if request.thinking is not None:
         enabled = request.thinking.type != "disabled" if enabled is None else enabled
         budget = request.thinking.budget_tokens if budget is None else budget
-    if effort == "none":
-        return Thinking(enabled=False)
-    return Thinking(enabled=enabled, effort=effort, budget=budget)
+    return thinking_of(effort, enabled=enabled, budget=budget)

@@ -12,12 +12,12 @@ reported once only, so they count as ``cache_creation_input_tokens`` if the requ
 """
 
 import secrets
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from ds4trio.api import sse
-from ds4trio.api.answer import AnswerUsage, Delta, DocumentAnswer, Ending, Frame, StreamAnswer
+from ds4trio.api.answer import AnswerUsage, CollectedAnswer, Delta, Ending, Frame, StreamAnswer
 from ds4trio.api.errors import ApiError
 from ds4trio.api.messages.signature import carrying, signature
 from ds4trio.api.transcript import Call, Content, Reasoning, Transcript
@@ -38,8 +38,6 @@ _ERROR_TYPES = {
     529: "overloaded_error",
 }
 
-_object_decoder = msgspec.json.Decoder(dict[str, Any])
-
 
 class MessagesStream(StreamAnswer):
     """The stream of events.
@@ -55,7 +53,7 @@ class MessagesStream(StreamAnswer):
         self._index = 0
         self._open: Literal["thinking", "text", "tool_use"] | None = None
         self._thoughts: list[str] = []
-        self._called = False
+        self._calls_whole: bool | None = None
         self._ending: Ending | None = None
 
     def start(self, progress: Progress) -> bytes:
@@ -85,7 +83,7 @@ class MessagesStream(StreamAnswer):
     def finish(self, usage: AnswerUsage) -> bytes:
         """The reason, the final usage, and ``message_stop``."""
         assert self._ending is not None, "the choice ends before the answer does"
-        reason, sequence = _stop(self._ending, called=self._called)
+        reason, sequence = _stop(self._ending, self._calls_whole)
         return _message_delta(reason, sequence, _final_usage(usage, caching=self._caching)) + _event(
             {"type": "message_stop"}
         )
@@ -112,9 +110,9 @@ class MessagesStream(StreamAnswer):
             case ToolCallDelta(_, arguments):
                 return self._delta({"type": "input_json_delta", "partial_json": arguments})
             case ToolCallStart(_, name):
-                self._called = True
                 return self._enter("tool_use", _tool_use(name, {}))
-            case ToolCallEnd():
+            case ToolCallEnd(_, complete):
+                self._calls_whole = complete and self._calls_whole is not False
                 return self._close()
 
     def _enter(self, kind: Literal["thinking", "text", "tool_use"], block: dict[str, object]) -> bytes:
@@ -144,7 +142,7 @@ class MessagesStream(StreamAnswer):
         return _event({"type": "content_block_delta", "index": self._index, "delta": delta})
 
 
-class MessagesDocument(DocumentAnswer):
+class MessagesDocument(CollectedAnswer):
     """One message object; the arguments are those of `MessagesStream`."""
 
     def __init__(self, frame: Frame, *, caching: bool, hide_thinking: bool) -> None:
@@ -156,7 +154,7 @@ class MessagesDocument(DocumentAnswer):
     def finish(self, usage: AnswerUsage) -> bytes:
         """The whole message."""
         (transcript,), (ending,) = self.choices.values(), self.endings.values()
-        reason, sequence = _stop(ending, called=bool(transcript.calls))
+        reason, sequence = _stop(ending, transcript.calls_whole)
         totals = _final_usage(usage, caching=self._caching)
         return msgspec.json.encode(_message(self._frame, self._blocks(transcript), reason, sequence, totals))
 
@@ -229,20 +227,16 @@ def _arguments(call: Call) -> object:
 
     Half a command must not look like a whole one. Empty input fails every client's check instead.
     """
-    try:
-        _object_decoder.decode(call.arguments)
-    except (msgspec.DecodeError, RecursionError):
-        return {}
-    return msgspec.Raw(call.arguments.encode())
+    return msgspec.Raw(call.arguments.encode()) if call.complete else {}
 
 
-def _stop(ending: Ending, *, called: bool) -> tuple[str, str | None]:
-    """Stop reason and stop sequence. A call that was cut off is not one to carry out, so the cut comes first."""
-    if ending.reason == "length":
-        return "max_tokens", None
+def _stop(ending: Ending, calls_whole: bool | None) -> tuple[str, str | None]:
+    """Stop reason and stop sequence. A call that was cut off is not one to carry out, so every cut comes first."""
     if ending.stop_sequence is not None:
         return "stop_sequence", ending.stop_sequence
-    return "tool_use" if called else "end_turn", None
+    if ending.reason == "length" or calls_whole is False:
+        return "max_tokens", None
+    return "tool_use" if calls_whole else "end_turn", None
 
 
 def _usage(usage: AnswerUsage, *, caching: bool) -> dict[str, object]:

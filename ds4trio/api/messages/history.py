@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ds4trio.api.body import decode
-from ds4trio.api.errors import InvalidRequestError
+from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.api.messages.signature import carried
 from ds4trio.chat import Message, ToolCall
 
@@ -90,7 +90,7 @@ def read_messages(params: Sequence[MessageParam]) -> tuple[list[Message], list[s
                 message = _assistant(blocks, path, skipped)
                 names.update((call.id, call.name) for call in message.tool_calls)
                 messages.append(message)
-    return messages, [f"the history's {', '.join(skipped)} blocks were left out"] if skipped else []
+    return messages, [f"the history's blocks of type {shown(kind)} were left out" for kind in skipped]
 
 
 def asks_to_cache(blocks: str | Iterable[Block] | None) -> bool:
@@ -183,7 +183,7 @@ def _text(block: Block, path: str) -> str:
         case Block(type="tool_reference", tool_name=str(name)):
             return f"The tool {name} can be called now."
     raise InvalidRequestError(
-        f"{path} is of type {block.type!r}, but this model reads text only; send text",
+        f"{path} is of type {shown(block.type)}, but this model reads text only; send text",
         code="unsupported_content",
         param=path,
     )

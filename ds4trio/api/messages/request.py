@@ -16,7 +16,7 @@ from ds4trio.api.messages.answer import MessagesDocument, MessagesStream
 from ds4trio.api.messages.history import Block, MessageParam, asks_to_cache, read_messages, read_system
 from ds4trio.api.messages.tools import ToolChoiceParam, ToolParam, read_tool_choice, read_tools
 from ds4trio.api.task import Task
-from ds4trio.chat import Conversation, OutputFormat, Thinking
+from ds4trio.chat import Conversation, OutputFormat, Thinking, thinking_of
 
 __all__ = ["parse"]
 
@@ -112,11 +112,11 @@ def _thinking(request: MessagesRequest) -> Thinking:
     effort = request.output_config.effort if request.output_config else None
     match request.thinking:
         case ThinkingParam(type="enabled", budget_tokens=budget):
-            return Thinking(enabled=True, effort=effort, budget=budget)
+            return thinking_of(effort, enabled=True, budget=budget)
         case ThinkingParam(type="disabled"):
-            return Thinking(enabled=False, effort=effort)
+            return thinking_of(effort, enabled=False)
         case _:
-            return Thinking(effort=effort)
+            return thinking_of(effort)
 
 
 def _output(request: MessagesRequest) -> OutputFormat:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from ds4trio.api.errors import InvalidRequestError
+from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.chat import Tool, ToolChoice
 
 __all__ = ["ToolChoiceParam", "ToolParam", "read_tool_choice", "read_tools"]
@@ -46,10 +46,10 @@ def read_tools(params: Sequence[ToolParam]) -> tuple[tuple[Tool, ...], list[str]
         path = f"$.tools[{index}]"
         tool = _tool(param, path)
         if tool is None:
-            warnings.append(f"this server does not have the tool type {param.type!r}; it was left out")
+            warnings.append(f"this server does not have the tool type {shown(param.type or '')}; it was left out")
         elif tool.name in tools:
             raise InvalidRequestError(
-                f"{path}: the name {tool.name!r} is taken; tool names must be unique",
+                f"{path}: the name {shown(tool.name)} is taken; tool names must be unique",
                 code="duplicate_tool",
                 param=f"{path}.name",
             )
@@ -72,7 +72,7 @@ def read_tool_choice(param: ToolChoiceParam | None, tools: Collection[Tool]) -> 
         return ToolChoice("required")
     if param.name is None or all(tool.name != param.name for tool in tools):
         raise InvalidRequestError(
-            f"tool_choice names {param.name!r}, which is not among the tools",
+            f"tool_choice names {shown(param.name or '')}, which is not among the tools",
             code="unknown_tool",
             param="$.tool_choice.name",
         )

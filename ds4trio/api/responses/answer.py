@@ -16,24 +16,24 @@ import msgspec
 
 from ds4trio.api import sse
 from ds4trio.api.answer import AnswerUsage, Delta, DocumentAnswer, Ending, Frame, StreamAnswer
-from ds4trio.api.errors import ApiError, InvalidRequestError
+from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error_document
 from ds4trio.api.responses.output import Output
 from ds4trio.api.responses.output_items import Event, Presentation
 from ds4trio.api.responses.store import ResponseStore, StoredResponse
 from ds4trio.chat import Message
 from ds4trio.engine import Progress
 
-__all__ = ["Keeping", "Reply", "ResponsesDocument", "ResponsesStream", "error_document"]
+__all__ = ["Keeping", "Reply", "ResponsesDocument", "ResponsesStream"]
 
 PASSED_ON_CODES = ("context_length_exceeded",)
 
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """Where a response is kept: with the request's ``input`` (JSON) and the messages before the answer."""
+    """Where a response is kept: with the items of the request's ``input`` (JSON) and the messages before the answer."""
 
     store: ResponseStore
-    input: bytes
+    input: tuple[bytes, ...]
     messages: tuple[Message, ...]
 
 
@@ -83,7 +83,7 @@ class Draft:
 
     def finish(self, usage: AnswerUsage) -> tuple[str, msgspec.Raw]:
         """The status and the complete object."""
-        cut = self._ending is not None and self._ending.reason == "length"
+        cut = self.output.incomplete or (self._ending is not None and self._ending.reason == "length")
         status = "incomplete" if cut else "completed"
         details = {"reason": "max_output_tokens"} if cut else None
         value = self._value(status, incomplete_details=details, usage=_usage(usage))
@@ -161,7 +161,7 @@ class ResponsesStream(StreamAnswer):
 
     def refusal(self, error: ApiError) -> bytes:
         """OpenAI's error object."""
-        return error_document(error)
+        return openai_error_document(error)
 
     def _lifecycle(self, name: str, response: msgspec.Raw) -> bytes:
         return self._encoded([{"type": f"response.{name}", "response": response}])
@@ -179,7 +179,6 @@ class ResponsesDocument(DocumentAnswer):
     """One response object, made by the same fold as the stream's last event."""
 
     def __init__(self, reply: Reply, frame: Frame) -> None:
-        super().__init__()
         self._draft = Draft(frame, reply)
 
     def start(self, progress: Progress) -> bytes:
@@ -210,13 +209,7 @@ class ResponsesDocument(DocumentAnswer):
 
     def refusal(self, error: ApiError) -> bytes:
         """OpenAI's error object."""
-        return error_document(error)
-
-
-def error_document(error: ApiError) -> bytes:
-    """OpenAI's error object as a JSON document."""
-    members = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
-    return msgspec.json.encode({"error": {**members, **error.details}})
+        return openai_error_document(error)
 
 
 def _failure_code(error: ApiError) -> str:

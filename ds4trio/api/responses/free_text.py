@@ -1,8 +1,8 @@
 """The argument of a custom tool, decoded while it streams.
 
 The model calls a custom tool as a function: ``{"input": "…"}``. Its client wants the string, piece by piece. A piece
-ends where no escape is cut, so no character is ever half. Should the call have another shape, the client gets what
-the model wrote.
+ends where no escape is cut, so no character is ever half. Should the call have another shape, or the string an escape
+that JSON does not have, the client gets what the model wrote.
 """
 
 import json
@@ -46,8 +46,8 @@ class FreeText:
         return _unescaped(whole.group())
 
     def finish(self) -> str:
-        """The rest: nothing after a string that was read, all of it where there was none."""
-        return "" if self._opened else self._pending
+        """The rest as the model wrote it: nothing after a string that was read to its end."""
+        return "" if self._opened and self._pending.startswith('"') else self._pending
 
 
 def _unescaped(piece: str) -> str:

@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from ds4trio.api.errors import InvalidRequestError
+from ds4trio.api.body import invalid
+from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.api.responses import reasoning
 from ds4trio.api.responses.tools import LOCAL_SHELL, flat_name
 from ds4trio.chat import Message, Role, ToolCall
@@ -27,7 +28,7 @@ ROLES: Final[Mapping[str, Role]] = {
     "developer": "developer",
 }
 TEXT_PARTS = ("input_text", "output_text", "text", "summary_text", "reasoning_text")
-MOST_WARNINGS = 8
+MOST_REFERENCES = 1000
 
 
 class ContentPart(Struct):
@@ -64,27 +65,34 @@ class InputItem(Struct):
     results: Any = None
 
 
-FindItem = Callable[[str], Mapping[str, Any] | None]
+class StoredDocument(Struct):
+    """A response object with the items that it put out."""
+
+    output: list[InputItem]
 
 
-def read_items(items: Iterable[InputItem], *, find: FindItem) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+FindDocument = Callable[[str], bytes | None]
+_documents = msgspec.json.Decoder(StoredDocument)
+
+
+def read_items(items: Iterable[InputItem], *, find: FindDocument) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """The messages, and warnings about what was left out.
 
-    ``find`` knows the output items of stored responses by id. Raises `InvalidRequestError` with the item's path.
+    ``find`` knows the stored response, as JSON, that has an output item of this id. Raises `InvalidRequestError` with
+    the item's path.
     """
     turns = _Turns()
+    stored = _References(find)
     left_out: Counter[str] = Counter()
     for index, item in enumerate(items):
         path = f"$.input[{index}]"
         kind = _kind(path, item)
         if kind == "item_reference":
-            item = _referred(path, item, find)  # noqa: PLW2901 - the reference stands for the item
+            item = stored.take(path, item)  # noqa: PLW2901 - the reference stands for the item
             kind = _kind(path, item)
         if not _take(turns, path, kind, item):
             left_out[kind] += 1
-    warnings = tuple(
-        f"input: left out {count} of type {kind[:40]!a}" for kind, count in left_out.most_common(MOST_WARNINGS)
-    )
+    warnings = tuple(f"input: left out {count} of type {shown(kind)}" for kind, count in left_out.most_common())
     return turns.done(), warnings
 
 
@@ -98,17 +106,43 @@ def _kind(path: str, item: InputItem) -> str:
     raise _missing(path, "type")
 
 
-def _referred(path: str, item: InputItem, find: FindItem) -> InputItem:
-    if item.id is None:
-        raise _missing(path, "id")
-    found = find(item.id)
-    if found is None:
-        raise InvalidRequestError(
-            f"{path}: there is no stored item {item.id[:80]!r}; send the item itself",
-            code="item_not_found",
-            param=f"{path}.id",
-        )
-    return msgspec.convert(found, InputItem)
+class _References:
+    """The stored items that a request refers to.
+
+    A reference is short and an item long, so there are bounds: a limited number, each item once as in OpenAI's API,
+    and a response that has several of the items is decoded once.
+    """
+
+    def __init__(self, find: FindDocument) -> None:
+        self._find = find
+        self._known: dict[str, InputItem] = {}
+        self._taken: set[str] = set()
+
+    def take(self, path: str, reference: InputItem) -> InputItem:
+        """The item. Raises `InvalidRequestError`."""
+        item_id = reference.id
+        if item_id is None:
+            raise _missing(path, "id")
+        if len(self._taken) == MOST_REFERENCES:
+            raise InvalidRequestError(
+                f"{path}: input refers to more than {MOST_REFERENCES} items; send the items themselves",
+                code="too_many_references",
+                param=path,
+            )
+        if item_id in self._taken:
+            raise InvalidRequestError(
+                f"{path} refers to the item {shown(item_id)} twice", code="duplicate_item", param=f"{path}.id"
+            )
+        if item_id not in self._known and (document := self._find(item_id)) is not None:
+            self._known |= {item.id: item for item in _documents.decode(document).output if item.id is not None}
+        if item_id not in self._known:
+            raise InvalidRequestError(
+                f"{path}: there is no stored item {shown(item_id)}; send the item itself",
+                code="item_not_found",
+                param=f"{path}.id",
+            )
+        self._taken.add(item_id)
+        return self._known[item_id]
 
 
 class _Turns:
@@ -197,7 +231,7 @@ def _message(turns: _Turns, path: str, item: InputItem) -> None:
     role = ROLES.get(item.role)
     if role is None:
         raise InvalidRequestError(
-            f"{path}.role has to be user, assistant, system or developer, not {item.role[:40]!r}",
+            f"{path}.role has to be user, assistant, system or developer, not {shown(item.role)}",
             code="invalid_value",
             param=f"{path}.role",
         )
@@ -260,9 +294,7 @@ def _text(path: str, value: object) -> str:
     try:
         parts = msgspec.convert(value, list[ContentPart])
     except msgspec.ValidationError as error:
-        message, _, inner = str(error).partition(" - at `$")
-        where = path + inner.rstrip("`")
-        raise InvalidRequestError(f"{message} at {where}", code="invalid_type", param=where) from None
+        raise invalid(error, at=path) from None
     return "".join(_part(f"{path}[{index}]", part) for index, part in enumerate(parts))
 
 
@@ -271,7 +303,7 @@ def _part(path: str, part: ContentPart) -> str:
         return part.refusal or ""
     if part.type not in TEXT_PARTS:
         raise InvalidRequestError(
-            f"{path} is of type {part.type[:40]!r}, but this model reads text only; send text parts",
+            f"{path} is of type {shown(part.type)}, but this model reads text only; send text parts",
             code="unsupported_content",
             param=path,
         )

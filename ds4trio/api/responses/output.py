@@ -3,9 +3,9 @@
 `Output` decides when an item begins and ends and passes on the stream events that follow; a document uses the same fold
 and only looks at its end, so the two can never disagree.
 
-Codex runs a tool as soon as it sees ``output_item.done`` of its call, whatever the status. A call that the token limit
-cut off is therefore never announced as done, or half a command might run: it stays open, and the final response shows
-it with the status ``incomplete``.
+Codex runs a tool as soon as it sees ``output_item.done`` of its call, whatever the status. A call that was cut off is
+therefore never announced as done, or half a command might run: it stays open, and the final response shows it with the
+status ``incomplete``.
 """
 
 from collections.abc import Iterator
@@ -64,24 +64,16 @@ class Output:
                     yield from self._open(call_item(len(self._items), name, self._presentation))
                 case ToolCallDelta(_, arguments):
                     yield from self._called().append(arguments)
-                case ToolCallEnd():
+                case ToolCallEnd(_, complete):
                     call = self._called()
-                    # Whether the rest was cut off or never written, only the end of the answer tells.
-                    if call.whole:
+                    if complete:
                         yield from call.closing("completed")
         if delta.events:
             self._logprobs = []
 
     def finish(self, reason: Literal["stop", "length"]) -> Iterator[Event]:
         """The answer is complete, or the token limit cut its last item off."""
-        if reason == "stop":
-            yield from self._settle()
-            return
-        item = self._current
-        if isinstance(item, CallItem):
-            self.abandon()
-        elif item is not None:
-            yield from item.closing("incomplete")
+        yield from self._settle("completed" if reason == "stop" else "incomplete")
 
     def abandon(self) -> None:
         """Nothing more comes; an open item is incomplete, and no event says so."""
@@ -93,17 +85,22 @@ class Output:
         return [item.value() for item in self._items if item.status != "in_progress"]
 
     @property
+    def incomplete(self) -> bool:
+        """Whether an item was cut off."""
+        return any(item.status == "incomplete" for item in self._items)
+
+    @property
     def item_ids(self) -> tuple[str, ...]:
         """The ids of all items."""
         return tuple(item.id for item in self._items)
 
     def message(self) -> Message:
-        """The answer as a turn of the conversation."""
+        """The answer as a turn of the conversation, without a call that nobody can answer."""
         return Message(
             "assistant",
             "".join(item.text for item in self._items if isinstance(item, MessageItem)),
             "".join(item.text for item in self._items if isinstance(item, ReasoningItem)),
-            tuple(item.call() for item in self._items if isinstance(item, CallItem)),
+            tuple(item.call() for item in self._items if isinstance(item, CallItem) and item.status == "completed"),
         )
 
     @property
@@ -120,6 +117,10 @@ class Output:
         self._items.append(item)
         yield from item.opening()
 
-    def _settle(self) -> Iterator[Event]:
-        if (item := self._current) is not None:
-            yield from item.closing("completed")
+    def _settle(self, status: Literal["completed", "incomplete"] = "completed") -> Iterator[Event]:
+        """Close the open item, if there is one. A call that is still open was cut off."""
+        item = self._current
+        if isinstance(item, CallItem):
+            self.abandon()
+        elif item is not None:
+            yield from item.closing(status)

@@ -17,6 +17,7 @@ from msgspec import Struct
 from ds4trio.api.responses import reasoning
 from ds4trio.api.responses.free_text import FreeText
 from ds4trio.api.responses.tools import Origin, flat_name
+from ds4trio.api.shapes import logprob_object
 from ds4trio.chat import ToolCall
 from ds4trio.engine import TokenLogprob
 
@@ -80,7 +81,7 @@ class MessageItem(Item):
     def append(self, text: str, logprobs: Iterable[TokenLogprob]) -> Event:
         """A piece of text and the logprobs of its tokens."""
         self._parts.append(text)
-        values = [_logprob(logprob) for logprob in logprobs]
+        values = [logprob_object(logprob) for logprob in logprobs]
         self._logprobs += values
         return {
             "type": "response.output_text.delta",
@@ -154,7 +155,7 @@ class ReasoningItem(Item):
 
 
 class CallItem(Item):
-    """A call of a tool. ``whole``: its arguments are a JSON object, so nothing of it was cut off."""
+    """A call of a tool."""
 
     def __init__(self, prefix: str, index: int, origin: Origin) -> None:
         super().__init__(prefix, index)
@@ -166,11 +167,6 @@ class CallItem(Item):
     def arguments(self) -> str:
         """What the model wrote."""
         return "".join(self._arguments)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the arguments are a complete JSON object."""
-        return isinstance(_json(self.arguments), dict)
 
     def call(self) -> ToolCall:
         """The call as the model knows it."""
@@ -264,7 +260,7 @@ class LocalShellCallItem(CallItem):
             "type": "local_shell_call",
             "status": self.status,
             "call_id": self.call_id,
-            "action": {"type": "exec", "env": {}, **_shell_action(self.arguments)},
+            "action": _shell_action(self.arguments),
         }
 
 
@@ -283,13 +279,6 @@ def call_item(index: int, name: str, presentation: Presentation) -> CallItem:
             return LocalShellCallItem(index, origin)
 
 
-def _json(text: str) -> object:
-    try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
 def _shell_action(arguments: str) -> dict[str, Any]:
     """The model's arguments as a local shell's action; a command line in one string is one for a shell."""
     try:
@@ -304,12 +293,3 @@ def _shell_action(arguments: str) -> dict[str, Any]:
     if given.timeout_ms is not None:
         action["timeout_ms"] = given.timeout_ms
     return action
-
-
-def _logprob(logprob: TokenLogprob) -> dict[str, Any]:
-    return {**_alternative(logprob), "top_logprobs": [_alternative(other) for other in logprob.top]}
-
-
-def _alternative(logprob: TokenLogprob) -> dict[str, Any]:
-    text = logprob.data.decode(errors="replace")
-    return {"token": text, "logprob": logprob.logprob, "bytes": list(logprob.data)}

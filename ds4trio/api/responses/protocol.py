@@ -1,12 +1,10 @@
 """The protocol's face: bodies in, documents out."""
 
-from dataclasses import replace
 from typing import Literal
 
 import msgspec
 
-from ds4trio.api.errors import ApiError, InvalidRequestError
-from ds4trio.api.responses.answer import error_document
+from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error_document, shown
 from ds4trio.api.responses.listing import input_items
 from ds4trio.api.responses.request import read
 from ds4trio.api.responses.store import ResponseStore, StoredResponse
@@ -21,7 +19,7 @@ class UnknownResponseError(InvalidRequestError):
     status = 404
 
     def __init__(self, response_id: str) -> None:
-        super().__init__(f"there is no response {response_id[:80]!r}", code="response_not_found", param="response_id")
+        super().__init__(f"there is no response {shown(response_id)}", code="response_not_found", param="response_id")
 
 
 class Responses:
@@ -34,17 +32,13 @@ class Responses:
         """Check a request body. Blocks as long as that takes. Raises `ApiError`, never anything else."""
         return read(body, self._store)
 
-    def parse_input_tokens(self, body: bytes) -> Task:
-        """The same for ``POST /v1/responses/input_tokens``: only the task's prompt is of interest."""
-        return replace(read(body, self._store), kind="responses.input_tokens")
-
     def input_tokens_document(self, count: int) -> bytes:
-        """How many tokens the prompt has."""
+        """The answer to ``/v1/responses/input_tokens``, whose body is that of a request."""
         return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": count})
 
     def error_document(self, error: ApiError) -> bytes:
         """OpenAI's error object."""
-        return error_document(error)
+        return openai_error_document(error)
 
     def response_document(self, response_id: str) -> bytes:
         """The response as it is known now. Raises `UnknownResponseError`."""

@@ -2,8 +2,8 @@
 
 Shapes follow OpenAI's reference and the types of its SDK of 2026. Unknown members are accepted and ignored, since
 clients send ever new ones; what would change the answer and cannot be done here is refused with its ``param``. The
-body is decoded twice: once into types, with a path for every error, and once into raw slices of those members that
-are repeated or kept exactly as the client wrote them.
+members that are repeated or kept exactly as the client wrote them are left as raw slices at first. So is the input,
+which may be megabytes: each item is decoded by itself, since other threads cannot run in the middle of a decoding.
 """
 
 from functools import partial
@@ -12,21 +12,20 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from ds4trio.api.body import SamplingMembers, decode
-from ds4trio.api.errors import InvalidRequestError
+from ds4trio.api.body import SamplingMembers, decode, verbatim
+from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.api.responses.answer import Keeping, Reply, ResponsesDocument, ResponsesStream
 from ds4trio.api.responses.items import InputItem, read_items
 from ds4trio.api.responses.output_items import Presentation
 from ds4trio.api.responses.store import ResponseStore
 from ds4trio.api.responses.tools import ToolSpec, read_choice, read_tools
 from ds4trio.api.task import Task
-from ds4trio.chat import Conversation, Message, OutputFormat, Thinking
+from ds4trio.chat import Conversation, Message, OutputFormat, thinking_of
 
 __all__ = ["read"]
 
 LOGPROBS = "message.output_text.logprobs"
 PACKED_REASONING = "reasoning.encrypted_content"
-MOST_WARNINGS = 16
 
 
 class TextFormat(Struct):
@@ -51,9 +50,9 @@ class ReasoningOptions(Struct):
 
 
 class ResponsesRequest(SamplingMembers):
-    """The members that this server reads."""
+    """The members that this server reads; raw ones are empty where the client left them out."""
 
-    input: str | list[InputItem] | None = None
+    input: Raw = Raw()
     instructions: str | None = None
     previous_response_id: str | None = None
     model: str | None = None
@@ -63,11 +62,11 @@ class ResponsesRequest(SamplingMembers):
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_tool_calls: int | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: list[ToolSpec] | None = None
-    tool_choice: Any = None
+    tools: Raw = Raw()
+    tool_choice: Raw = Raw()
     parallel_tool_calls: bool | None = None
-    text: TextOptions | None = None
-    reasoning: ReasoningOptions | None = None
+    text: Raw = Raw()
+    reasoning: Raw = Raw()
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
@@ -78,18 +77,15 @@ class ResponsesRequest(SamplingMembers):
     prompt: Any = None
 
 
-class Verbatim(Struct):
-    """The members that are repeated or kept as they are; empty where the client left them out."""
-
-    input: Raw = Raw()
-    tools: Raw = Raw()
-    tool_choice: Raw = Raw()
-    text: Raw = Raw()
-    reasoning: Raw = Raw()
-
+NULL = Raw(b"null")
 
 _requests = msgspec.json.Decoder(ResponsesRequest)
-_verbatim = msgspec.json.Decoder(Verbatim)
+_inputs = msgspec.json.Decoder(str | list[Raw] | None)
+_items = msgspec.json.Decoder(InputItem)
+_tools = msgspec.json.Decoder(list[ToolSpec] | None)
+_choices = msgspec.json.Decoder(Any)
+_texts = msgspec.json.Decoder(TextOptions | None)
+_reasonings = msgspec.json.Decoder(ReasoningOptions | None)
 
 
 def read(body: bytes, store: ResponseStore) -> Task:
@@ -98,35 +94,33 @@ def read(body: bytes, store: ResponseStore) -> Task:
     ``store`` is asked for what the request refers to, and gets the response unless the request says ``store: false``.
     """
     request = decode(_requests, body)
-    verbatim = decode(_verbatim, body)
     _refuse_what_is_not_there(request)
-    toolbox = read_tools(request.tools or ())
+    toolbox = read_tools(decode(_tools, request.tools or NULL, at="$.tools") or ())
+    reasoning = decode(_reasonings, request.reasoning or NULL, at="$.reasoning") or ReasoningOptions()
     previous = _previous(request.previous_response_id, store)
-    messages, warnings = _messages(request.input, store)
+    given = decode(_inputs, request.input or NULL, at="$.input")
+    messages, warnings = _messages(given, store)
     instructions = (Message("system", request.instructions),) if request.instructions else ()
     conversation = Conversation(
         messages=(*instructions, *previous, *messages),
         tools=toolbox.tools,
-        tool_choice=read_choice(request.tool_choice, toolbox),
+        tool_choice=read_choice(decode(_choices, request.tool_choice or NULL, at="$.tool_choice"), toolbox),
         parallel_tool_calls=request.parallel_tool_calls is not False,
-        output=_output_format(request.text),
-        thinking=_thinking(request.reasoning),
+        output=_output_format(decode(_texts, request.text or NULL, at="$.text")),
+        thinking=thinking_of(reasoning.effort),
         variables=request.chat_template_kwargs or {},
     )
     if not conversation.messages:
         raise InvalidRequestError("there is no input", code="missing_required_parameter", param="input")
-    options = request.reasoning or ReasoningOptions()
     include = request.include or ()
     reply = Reply(
-        echo=_echo(request, verbatim),
+        echo=_echo(request),
         presentation=Presentation(
-            summaries=(options.summary or options.generate_summary) is not None,
+            summaries=(reasoning.summary or reasoning.generate_summary) is not None,
             packed=PACKED_REASONING in include,
             origins=toolbox.origins,
         ),
-        keeping=None
-        if request.store is False
-        else Keeping(store, bytes(verbatim.input or b"[]"), (*previous, *messages)),
+        keeping=None if request.store is False else Keeping(store, _kept(request.input, given), (*previous, *messages)),
     )
     return Task(
         kind="responses",
@@ -137,7 +131,7 @@ def read(body: bytes, store: ResponseStore) -> Task:
         max_tokens=request.max_output_tokens,
         top_logprobs=(request.top_logprobs or 0) if LOGPROBS in include else None,
         ignore_eos=bool(request.ignore_eos),
-        warnings=(toolbox.warnings + warnings)[:MOST_WARNINGS],
+        warnings=toolbox.warnings + warnings,
     )
 
 
@@ -163,18 +157,24 @@ def _previous(response_id: str | None, store: ResponseStore) -> tuple[Message, .
         return stored.messages
     fault = "is not kept here" if stored is None else "was not completed"
     raise InvalidRequestError(
-        f"the response {response_id[:80]!r} {fault}; send the whole conversation as input",
+        f"the response {shown(response_id)} {fault}; send the whole conversation as input",
         code="previous_response_not_found",
         param="previous_response_id",
     )
 
 
-def _messages(given: str | list[InputItem] | None, store: ResponseStore) -> tuple[tuple[Message, ...], tuple[str, ...]]:
-    if given is None:
-        return (), ()
+def _messages(given: str | list[Raw] | None, store: ResponseStore) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     if isinstance(given, str):
         return (Message("user", given),), ()
-    return read_items(given, find=store.item)
+    items = (decode(_items, item, at=f"$.input[{index}]") for index, item in enumerate(given or ()))
+    return read_items(items, find=store.document_of)
+
+
+def _kept(input: Raw, given: str | list[Raw] | None) -> tuple[bytes, ...]:
+    """The items as the client wrote them, a text as the user's message that it stands for."""
+    if isinstance(given, str):
+        return (b'{"role":"user","content":%s}' % verbatim(input),)
+    return tuple(verbatim(item) for item in given or ())
 
 
 def _output_format(text: TextOptions | None) -> OutputFormat:
@@ -193,15 +193,7 @@ def _output_format(text: TextOptions | None) -> OutputFormat:
             return OutputFormat("schema", text.format.schema)
 
 
-def _thinking(reasoning: ReasoningOptions | None) -> Thinking:
-    if reasoning is None or reasoning.effort is None:
-        return Thinking()
-    if reasoning.effort == "none":
-        return Thinking(enabled=False)
-    return Thinking(enabled=True, effort=reasoning.effort)
-
-
-def _echo(request: ResponsesRequest, verbatim: Verbatim) -> dict[str, Any]:
+def _echo(request: ResponsesRequest) -> dict[str, Any]:
     """The members that OpenAI repeats. ``truncation`` and ``service_tier`` say what is done, not what was asked."""
     return {
         "background": False,
@@ -212,14 +204,14 @@ def _echo(request: ResponsesRequest, verbatim: Verbatim) -> dict[str, Any]:
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
-        "reasoning": _copy(verbatim.reasoning) or {"effort": None, "summary": None},
+        "reasoning": _repeated(request.reasoning) or {"effort": None, "summary": None},
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
         "store": request.store is not False,
         "temperature": request.temperature,
-        "text": _copy(verbatim.text) or {"format": {"type": "text"}},
-        "tool_choice": _copy(verbatim.tool_choice) or "auto",
-        "tools": _copy(verbatim.tools) or [],
+        "text": _repeated(request.text) or {"format": {"type": "text"}},
+        "tool_choice": _repeated(request.tool_choice) or "auto",
+        "tools": _repeated(request.tools) or [],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": request.top_p,
         "truncation": "disabled",
@@ -227,6 +219,6 @@ def _echo(request: ResponsesRequest, verbatim: Verbatim) -> dict[str, Any]:
     }
 
 
-def _copy(raw: Raw) -> Raw | None:
-    """None if there is nothing; else a copy, because a slice would keep the whole body in memory."""
-    return None if bytes(raw) in (b"", b"null") else raw.copy()
+def _repeated(part: Raw) -> Raw | None:
+    """What the client wrote, None if that is nothing."""
+    return None if bytes(part) in (b"", b"null") else Raw(verbatim(part))

@@ -5,15 +5,10 @@ deleted or pushed out while it is still being generated does not return when it 
 threads while answers end on the event loop, hence the lock; nothing blocks while holding it.
 """
 
-import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-import msgspec
-from msgspec import Struct
+from dataclasses import dataclass, field
+from sys import getsizeof
 
 from ds4trio.chat import Message
 
@@ -24,29 +19,32 @@ __all__ = ["ResponseStore", "StoredResponse"]
 class StoredResponse:
     """One response as it is known so far.
 
-    ``document`` is the response object and ``input`` the request's ``input``, both JSON. ``messages`` are the whole
-    conversation with the answer, without ``instructions``; None while there is nothing that could be continued.
-    ``item_ids`` are those of the output items.
+    ``document`` is the response object and ``input`` the items of the request's ``input``, all JSON. ``messages`` are
+    the whole conversation with the answer, without ``instructions``; None while there is nothing that could be
+    continued. ``item_ids`` are those of the output items.
+
+    ``size`` is in bytes of memory, rather too many than too few: what several responses share (the messages of one
+    conversation, equal strings) counts in each of them.
     """
 
     document: bytes
-    input: bytes
+    input: tuple[bytes, ...]
     messages: tuple[Message, ...] | None = None
     item_ids: tuple[str, ...] = ()
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """Bytes in memory. Messages count in full also where a later response of the conversation shares them."""
-        return len(self.document) + len(self.input) + sum(_size(message) for message in self.messages or ())
+    def __post_init__(self) -> None:
+        messages = self.messages or ()
+        parts = (self.document, self.input, *self.input, messages)
+        object.__setattr__(self, "size", sum(map(getsizeof, parts)) + sum(map(_size, messages)))
 
 
 def _size(message: Message) -> int:
-    calls = sum(sys.getsizeof(call.arguments) for call in message.tool_calls)
-    return sys.getsizeof(message.content) + sys.getsizeof(message.reasoning) + calls
-
-
-class _Document(Struct):
-    output: list[dict[str, Any]]
+    parts: list[object] = [message.content, message.reasoning, message.tool_calls, message.tool_call_id, message.name]
+    for call in message.tool_calls:
+        parts += [call, call.id, call.name, call.arguments]
+    # What is empty is there once for all.
+    return getsizeof(message) + sum(getsizeof(part) for part in parts if part)
 
 
 class ResponseStore:
@@ -88,15 +86,11 @@ class ResponseStore:
             self._remove(response_id)
             return True
 
-    def item(self, item_id: str) -> Mapping[str, Any] | None:
-        """The output item of a response that has ended."""
+    def document_of(self, item_id: str) -> bytes | None:
+        """The document of the response that has this output item, once that has ended."""
         with self._lock:
             response_id = self._owners.get(item_id)
-            document = None if response_id is None else self._responses[response_id].document
-        if document is None:
-            return None
-        output = msgspec.json.decode(document, type=_Document).output
-        return next((item for item in output if item["id"] == item_id), None)
+            return None if response_id is None else self._responses[response_id].document
 
     def __len__(self) -> int:
         """How many responses are kept."""

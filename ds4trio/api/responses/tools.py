@@ -13,7 +13,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from ds4trio.api.errors import InvalidRequestError
+from ds4trio.api.body import invalid
+from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.chat import Tool, ToolChoice
 
 __all__ = ["LOCAL_SHELL", "Origin", "ToolSpec", "Toolbox", "flat_name", "read_choice", "read_tools"]
@@ -92,12 +93,12 @@ def read_tools(specs: Sequence[ToolSpec]) -> Toolbox:
     for path, spec, namespace in _flattened(specs):
         read = _tool(path, spec, namespace)
         if read is None:
-            warnings.append(f"{path}: tools of type {spec.type[:40]!a} are not available here")
+            warnings.append(f"{path}: tools of type {shown(spec.type)} are not available here")
             continue
         tool, origin = read
         if tool.name in origins:
             raise InvalidRequestError(
-                f"{path}: there is another tool named {tool.name!r}", code="duplicate_tool", param=path
+                f"{path}: there is another tool named {shown(tool.name)}", code="duplicate_tool", param=path
             )
         tools.append(tool)
         origins[tool.name] = origin
@@ -160,7 +161,7 @@ def read_choice(value: object, toolbox: Toolbox) -> ToolChoice:
     try:
         choice: Word | ChoiceSpec = msgspec.convert(value, Word | ChoiceSpec)
     except msgspec.ValidationError as error:
-        raise _bad_choice(f"tool_choice: {error}") from None
+        raise invalid(error, at="tool_choice") from None
     if choice == "required" and not toolbox.tools:
         raise _bad_choice("tool_choice 'required' needs tools, and none of those sent is available here")
     if isinstance(choice, str):
@@ -194,7 +195,7 @@ def _named(choice: ChoiceSpec, toolbox: Toolbox) -> tuple[str, ...]:
             if origin.kind == kind and (flat == name or (origin.name == name and origin.namespace == choice.namespace))
         )
     if not names:
-        raise _bad_choice(f"tool_choice forces {kind[:40]} {(name or '')[:80]!r}, which is not among the tools")
+        raise _bad_choice(f"tool_choice forces {shown(kind)} {shown(name or '')}, which is not among the tools")
     return names
 
 

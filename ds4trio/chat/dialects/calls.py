@@ -10,9 +10,9 @@ from typing import Protocol
 from ds4trio.chat.dialects.cursor import Markers, Step
 from ds4trio.chat.dialects.literals import JSON, PYTHON, Notation, literal, transcribed
 from ds4trio.chat.dialects.reading import NAME, Head, Reading
-from ds4trio.chat.dialects.rows import CDATA_BEGIN, CDATA_END, GEMMA4_QUOTE
+from ds4trio.chat.dialects.rows import GEMMA4_QUOTE
 
-__all__ = ["CDATA_BEGIN", "CDATA_END", "CallReader", "JsonCalls", "NamedCalls", "PythonCalls", "gemma4"]
+__all__ = ["CallReader", "JsonCalls", "NamedCalls", "PythonCalls", "gemma4"]
 
 _LONGEST_KEY = 256
 _COMMA, _COLON, _QUOTE, _CLOSING_BRACE = Markers([","]), Markers([":"]), Markers(['"']), Markers(["}"])
@@ -55,14 +55,14 @@ class JsonCalls:
         self._name_keys = {dialect.name_key, "name"}
         self._arguments_keys = {dialect.args_key, "arguments", "parameters"}  # models mix them up
         self._name = self._early = ""
-        self._started = self._closed = False
+        self._started = self._complete = self._closed = False
 
     def read(self, *, begun: bool) -> Step[bool]:
         """Read a call; the arguments may stand before the name, other keys are skipped."""
         del begun
         reading, cursor = self._reading, self._reading.cursor
         self._name = self._early = ""
-        self._started = self._closed = False
+        self._started = self._complete = self._closed = False
         yield from cursor.space()
         if not (yield from cursor.at(self._brace)):
             return False
@@ -72,7 +72,8 @@ class JsonCalls:
             if not self._closed or not reading.start(self._name):
                 return False
             reading.output.arguments(_object(self._early))
-        reading.output.end(complete=self._closed or not cursor.closed)
+            self._complete = True
+        reading.output.end(complete=self._complete)
         return True
 
     def _key(self) -> Step[str]:
@@ -93,21 +94,20 @@ class JsonCalls:
         """The value of ``key``; False if this is no call or nothing more of it can be read."""
         reading = self._reading
         yield from reading.cursor.space()
-        if reading.dialect.name_is_key and not self._started:
-            return (yield from self._arguments(key))
-        if key in self._name_keys and not self._started:
+        is_name = reading.dialect.name_is_key and not self._name
+        if is_name:
+            self._name = key
+        elif key in self._name_keys and not self._started:
             self._name = yield from self._text()
             return NAME.fullmatch(self._name) is not None
-        if key in self._arguments_keys and not self._started:
+        if (is_name or key in self._arguments_keys) and not self._started:
             if self._name and (yield from reading.cursor.look(self._brace)):
-                return (yield from self._arguments(self._name))
+                self._started = reading.start(self._name)
+                self._complete = self._started and (yield from reading.value(JSON))
+                return self._complete
             self._early = yield from self._skip()
             return bool(self._early)
         return bool((yield from self._skip()))
-
-    def _arguments(self, name: str) -> Step[bool]:
-        self._started = self._reading.start(name)
-        return self._started and (yield from self._reading.value(JSON))
 
     def _text(self) -> Step[str]:
         """A short string, empty if there is none."""

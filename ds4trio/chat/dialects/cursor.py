@@ -60,21 +60,23 @@ class Cursor:
     ``closed`` once no more will come. ``partial`` is the length of what may be the beginning of a marker.
     """
 
-    __slots__ = ("_mark", "_pos", "_text", "closed", "partial")
+    __slots__ = ("_mark", "_marked", "_pos", "_text", "closed", "partial")
 
     def __init__(self) -> None:
         self._text = ""
         self._pos = 0
         self._mark = -1
+        self._marked: list[str] = []  # what was read since the mark, but for what is left of it in the text
         self.closed = False
         self.partial = 0
 
     def push(self, text: str) -> None:
         """Append text; what was read, and is not marked, is forgotten."""
-        base = self._pos if self._mark < 0 else self._mark
-        self._text = self._text[base:] + text
-        self._pos -= base
-        self._mark = min(0, self._mark)
+        if self._mark >= 0:
+            self._marked.append(self._text[self._mark : self._pos])
+            self._mark = 0
+        self._text = self._text[self._pos :] + text
+        self._pos = 0
 
     @property
     def waiting(self) -> int:
@@ -83,21 +85,24 @@ class Cursor:
 
     def mark(self, back: int = 0) -> None:
         """Remember everything that is read from here on, and the last ``back`` characters."""
+        self.forget()
         self._mark = self._pos - back
 
     def marked(self) -> str:
         """What was read since the mark, which is gone then."""
-        text = self._text[self._mark : self._pos]
+        text = "".join((*self._marked, self._text[self._mark : self._pos]))
         self.forget()
         return text
 
     def forget(self) -> None:
         """Forget the mark."""
         self._mark = -1
+        self._marked.clear()
 
     def rewind(self) -> None:
         """Go back to the mark."""
-        self._pos = self._mark
+        self._text = "".join((*self._marked, self._text[self._mark :]))
+        self._pos = 0
         self.forget()
 
     def unread(self, count: int) -> None:

@@ -39,7 +39,7 @@ def harmony(reading: Reading, marks: Mapping[str, str], prompt_end: str) -> Step
         name = recipient[0].removeprefix("functions.") if recipient else ""
         if name and reading.schemas and (name != recipient[0] or name in reading.schemas) and reading.start(name):
             yield from cursor.space()
-            output.end(complete=(yield from reading.value(JSON)))
+            output.end(complete=(yield from cursor.look(in_text)) or (yield from reading.value(JSON)))
             dropped = True
         elif header.rpartition(channel)[2].lstrip().startswith("analysis"):
             output.switch("reasoning")

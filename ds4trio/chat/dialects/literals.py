@@ -8,6 +8,7 @@ not, commas before a closing bracket, ``True`` and ``None``. What it cannot forg
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -34,10 +35,13 @@ _CLOSERS = {"{": "}", "[": "]", "(": ")"}
 _WORD = re.compile(r"[^\s,:=\"'{}\[\]()<\U00100000-\U0010FFFF]*")
 _BARE_KEY = re.compile(r"[^:=\"'{}\[\]()<\U00100000-\U0010FFFF]*")
 _LONGEST_WORD = 256
-_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _PLAIN = {'"': re.compile(r'[^"\\]+'), "'": re.compile(r"[^'\\]+")}
 _HEX = {"x": 2, "u": 4, "U": 8}
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+_HALVES, _SECOND_HALVES = range(0xD800, 0xE000), range(0xDC00, 0xE000)
+_UNICODE = Markers(["\\u"])
 _CONTROLS = {"a": "\a", "v": "\v", "0": "\0"}
 
 
@@ -177,6 +181,8 @@ def _number_or_name(word: str) -> str:
     """A number, truth value or null as JSON, empty if ``word`` is none of them."""
     if word in _WORDS:
         return _WORDS[word]
+    if len(word) > _LONGEST_WORD:  # Python's own parser refuses very long integers
+        return ""
     if _NUMBER.fullmatch(word):
         return word
     if word[0] in "+-.0123456789":
@@ -219,14 +225,39 @@ def _escape(cursor: Cursor, sink: Callable[[str], None]) -> Step[bool]:
     if kind in '"\\/bfnrt':
         sink(escape)
     elif kind in _HEX:
-        digits = yield from cursor.take(_HEX[kind])
-        try:
-            code = int(digits, 16)
-            sink(f"\\u{digits}" if len(digits) == 4 else json_text(chr(code).encode("utf-8", "replace").decode()))
-        except (ValueError, OverflowError):
-            sink(json_text(escape + digits))
+        yield from _numbered(cursor, escape, sink)
     elif kind in _CONTROLS:
         sink(json_text(_CONTROLS[kind]))
     else:
         sink(json_text("'" if kind == "'" else escape))
     return True
+
+
+def _numbered(cursor: Cursor, escape: str, sink: Callable[[str], None]) -> Step[None]:
+    """The rest of an escape that gives a character's number; it is text if it does not.
+
+    Two halves of a surrogate pair stay, one alone is no character and becomes U+FFFD.
+    """
+    written, code = yield from _number(cursor, escape)
+    while code in _HALVES:
+        if code in _SECOND_HALVES or not (yield from cursor.at(_UNICODE)):
+            sink("\N{REPLACEMENT CHARACTER}")
+            return
+        first = code
+        written, code = yield from _number(cursor, "\\u")
+        if code in _SECOND_HALVES:
+            sink(f"\\u{first:04x}{written}")
+            return
+        sink("\N{REPLACEMENT CHARACTER}")
+    if code > sys.maxunicode:
+        sink(json_text(written))
+    else:
+        sink(written if len(written) == 6 else json_text(chr(code)))
+
+
+def _number(cursor: Cursor, escape: str) -> Step[tuple[str, int]]:
+    """The escape with its digits, as it was written, and the number; one that is too large if digits are missing."""
+    digits = ""
+    while len(digits) < _HEX[escape[1]] and (yield from cursor.peek()) in _HEX_DIGITS:
+        digits += yield from cursor.take(1)
+    return escape + digits, int(digits, 16) if len(digits) == _HEX[escape[1]] else sys.maxunicode + 1

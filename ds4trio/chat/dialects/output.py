@@ -97,11 +97,11 @@ class Output:
             self._add("arguments", fragment if fragment.isascii() else fragment.translate(self._json_specials))
 
     def end(self, *, complete: bool = True) -> None:
-        """The call ends. A complete one without arguments gets the empty object."""
+        """The call ends. A complete one, whose arguments are one object, gets the empty one if there are none."""
         if complete and self._empty:
             self.arguments("{}")
         self._flush()
-        self._events.append(ToolCallEnd(self._calls))
+        self._events.append(ToolCallEnd(self._calls, complete))
         self._calls += 1
         self.calling = False
 

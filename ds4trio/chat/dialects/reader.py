@@ -82,11 +82,6 @@ class DialectReader:
         return self._output.channel == "reasoning" and not self._output.calling
 
     @property
-    def calling(self) -> bool:
-        """Whether a call has started and not ended."""
-        return self._output.calling
-
-    @property
     def structural(self) -> bool:
         """Whether what comes next is structure: markers, names, punctuation; not text, reasoning or a value."""
         return self._reading.structural or self._cursor.partial >= _CERTAIN_PARTIAL

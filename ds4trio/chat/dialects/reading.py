@@ -14,6 +14,7 @@ __all__ = ["NAME", "Head", "Reading"]
 
 NAME = re.compile(r"[\w.\-/:]*")
 _LONGEST_NAME = 256
+_BRACE = Markers(["{"])
 _LONGEST_HEAD = 128
 """Characters that a call's head may have besides the name; more of them are no head."""
 
@@ -47,20 +48,25 @@ class Reading:
         return True
 
     def value(self, notation: Notation, *, within: str = "") -> Step[bool]:
-        """The arguments as one value, False if they are cut off.
+        """The arguments as one object, False if they are none or are cut off.
 
         What cannot be read stays as the model wrote it, up to an end marker, which is left unread.
         """
         cursor, output = self.cursor, self.output
-        complete = yield from literal(cursor, notation, output.arguments, payload=self.payload, within=within)
-        self.structural = complete
-        while not complete and (yield from cursor.peek()):
+        if (within or (yield from cursor.look(_BRACE))) and (
+            yield from literal(cursor, notation, output.arguments, payload=self.payload, within=within)
+        ):
+            self.structural = True
+            return True
+        self.structural = False
+        while (yield from cursor.peek()):
             text, found = yield from cursor.until(self.ends)
             output.arguments(text)
             if found:
                 cursor.unread(len(found))
-                complete = self.structural = True
-        return complete
+                self.structural = True
+                break
+        return False
 
 
 class Head:

@@ -1,7 +1,7 @@
 """A dialect is one row of data: how a model writes reasoning and tool calls into its text.
 
 Only data lives here: the row's type, and the rows that no probe can find. `probe` finds the others, `reader` reads by
-them and `write` writes by them. A row holds every string as the model's template writes it, white space included, so
+them and a grammar writes by them. A row holds every string as the model's template writes it, white space included, so
 that it is good for writing; reading is lenient with white space next to markers.
 """
 
@@ -14,7 +14,9 @@ __all__ = [
     "CDATA_BEGIN",
     "CDATA_END",
     "GEMMA4_QUOTE",
+    "HARMONY_FINAL",
     "HARMONY_MARKERS",
+    "HARMONY_NEXT",
     "HERMES",
     "LLAMA4",
     "OVERRIDES",
@@ -132,6 +134,9 @@ GEMMA4_QUOTE = '<|"|>'
 
 HARMONY_MARKERS = ("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>", "<|call|>", "<|return|>")
 """What gpt-oss makes its messages of."""
+
+HARMONY_NEXT, HARMONY_FINAL = "<|end|><|start|>assistant", "<|channel|>final<|message|>"
+"""What ends a message of gpt-oss and begins the next one, and how that goes on as the visible answer."""
 
 HERMES = Dialect(codec="json", call_begin="<tool_call>\n", call_end="\n</tool_call>", separator="\n")
 """The row for templates without tools: the calls that most models were trained on, Qwen's among them."""

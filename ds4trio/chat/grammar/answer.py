@@ -31,15 +31,17 @@ def answer(
     must_call: bool,
     known: tuple[str, ...],
     reasoning: Reasoning,
+    begun: str,
 ) -> str:
     """A whole answer in any dialect but Harmony's.
 
     ``content`` is what an answer without calls has to be, None for any text; ``calls`` is None where there must be
-    none. ``known`` are the names of all tools that the reader knows.
+    none. ``known`` are the names of all tools that the reader knows. ``begun`` is the marker of a call that the prompt
+    ends with.
     """
     begins = frozenset(_begins(dialect, known)) if known else frozenset()
     parts = _Answer(source=source, dialect=dialect, calls=calls, content=content, must_call=must_call, begins=begins)
-    return parts.begun(reasoning)
+    return parts.behind(begun) if begun else parts.whole(reasoning)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,18 @@ class _Answer:
     must_call: bool
     begins: Collection[str]
 
-    def begun(self, reasoning: Reasoning) -> str:
+    def behind(self, begun: str) -> str:
+        """The answer behind a marker of the prompt: the rest of a call or of a wrapper that begins like one."""
+        source = self.source
+        wrappers = [wrapper for wrapper in self.dialect.wrappers if wrapper.startswith(begun)]
+        options = [self.calls.after(begun)] if self.calls is not None else []
+        if not self.must_call:
+            said = choice(self._free()) if self.content is None else self.content
+            options += [sequence(source.literal(wrapper.removeprefix(begun)), said) for wrapper in wrappers]
+        return choice(options or [self._visible()])
+
+    def whole(self, reasoning: Reasoning) -> str:
+        """The answer from its first token on."""
         visible = self.source.rule(self._visible())
         if reasoning == "closed" or not self.dialect.think_ends:
             return visible

@@ -22,15 +22,22 @@ __all__ = ["grammar_for"]
 
 
 def grammar_for(
-    conversation: Conversation, dialect: Dialect, *, special_tokens: Mapping[str, int], reasoning: Reasoning
+    conversation: Conversation,
+    dialect: Dialect,
+    *,
+    special_tokens: Mapping[str, int],
+    reasoning: Reasoning,
+    prompt_end: str = "",
 ) -> str | None:
     """The grammar that an answer has to obey, for `GenerationRequest.grammar`; None if it may be anything.
 
     ``special_tokens`` are the vocabulary's, text → id. ``reasoning`` says whether the text begins within the reasoning
-    (``open``), may begin it (``may_begin``) or cannot (``closed``). Takes about a millisecond, and as long again for
-    every 5 KB of schemas. Raises `UnenforceableError`.
+    (``open``), may begin it (``may_begin``) or cannot (``closed``). ``prompt_end`` are the last characters of the
+    rendered prompt, which may have begun a call. Takes about a millisecond, and as long again for every 5 KB of
+    schemas. Raises `UnenforceableError`.
     """
-    demands = _demands(conversation)
+    begin = dialect.call_begin.strip()
+    demands = _demands(conversation, begun=begin if begin and prompt_end.rstrip().endswith(begin) else "")
     if demands is None:
         return None
     markers = dialect.special_markers(special_tokens)
@@ -50,16 +57,21 @@ def grammar_for(
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Demands:
-    """``tools`` are those that may be called, ``known`` all that the reader knows."""
+    """What has to be.
+
+    ``tools`` are those that may be called, ``known`` all that the reader knows. ``begun`` is the marker of a call
+    that the prompt has written already.
+    """
 
     tools: tuple[Callee, ...]
     known: tuple[str, ...]
     must_call: bool
     several: bool
     output: OutputFormat
+    begun: str
 
 
-def _demands(conversation: Conversation) -> _Demands | None:
+def _demands(conversation: Conversation, begun: str) -> _Demands | None:
     choice, tools = conversation.tool_choice, conversation.tools
     allowed = () if choice.mode == "none" else tuple(_callees(conversation))
     if choice.mode == "required" and not allowed:
@@ -74,6 +86,7 @@ def _demands(conversation: Conversation) -> _Demands | None:
         must_call=choice.mode == "required",
         several=conversation.parallel_tool_calls,
         output=conversation.output,
+        begun=begun,
     )
 
 
@@ -109,6 +122,7 @@ def _grammar(demands: _Demands, dialect: Dialect, tokens: Mapping[str, int], rea
             must_call=demands.must_call,
             known=demands.known,
             reasoning=reasoning,
+            begun=demands.begun,
         )
     return source.lark(start)
 

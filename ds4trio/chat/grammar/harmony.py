@@ -7,13 +7,11 @@ never more than one.
 
 from collections.abc import Sequence
 
-from ds4trio.chat.dialects.rows import HARMONY
+from ds4trio.chat.dialects.rows import HARMONY, HARMONY_FINAL, HARMONY_NEXT
 from ds4trio.chat.grammar.calls import Callee, arguments
 from ds4trio.chat.grammar.source import Source, choice, sequence
 
 __all__ = ["harmony_answer"]
-
-_NEXT = "<|start|>assistant"
 
 
 def harmony_answer(
@@ -24,18 +22,17 @@ def harmony_answer(
     ``content`` is what a final message has to be, None for any text.
     """
     literal = source.literal
-    end = f"<|end|>{_NEXT}"
-    reasoned = source.rule(sequence(literal("<|channel|>analysis<|message|>"), source.until(end)))
+    reasoned = source.rule(sequence(literal("<|channel|>analysis<|message|>"), source.until(HARMONY_NEXT)))
     options = [_call(source, tool) for tool in tools]
     before = f"({reasoned})?"
     if not must_call:
-        final = literal("<|channel|>final<|message|>")
+        final = literal(HARMONY_FINAL)
         # The model ends with a token that ends all answers, so what is allowed at the end need not be said.
         options.append(sequence(final, source.text() if content is None else content))
         if content is None:
-            words = source.rule(sequence(literal("<|channel|>commentary<|message|>"), source.until(end)))
+            words = source.rule(sequence(literal("<|channel|>commentary<|message|>"), source.until(HARMONY_NEXT)))
             before = f"({reasoned} | {words})*"
-    return sequence(source.until(end) if thinking else "", before, choice(options))
+    return sequence(source.until(HARMONY_NEXT) if thinking else "", before, choice(options))
 
 
 def _call(source: Source, tool: Callee) -> str:

@@ -73,7 +73,7 @@ class Schema:
         """The part under ``keys``."""
         node: Any = self.node
         for key in keys:
-            node = node[int(key)] if isinstance(node, list) else node[key]
+            node = node[_index(key)] if isinstance(node, list) else node[key]
         escaped = (str(key).replace("~", "~0").replace("/", "~1") for key in keys)
         return Schema(node, self.root, "/".join((self.path, *escaped)), self.lenient)
 
@@ -121,7 +121,7 @@ class Schema:
                 return schema
             try:
                 schema = Schema(self.root, self.root, "", self.lenient).child(*_steps(schema.keywords["$ref"]))
-            except (KeyError, TypeError, ValueError):
+            except (LookupError, TypeError, ValueError):
                 return schema
         return schema
 
@@ -201,6 +201,12 @@ def _steps(reference: object) -> list[str]:
     if not isinstance(reference, str) or not reference.startswith("#"):
         raise ValueError("not a reference into the same schema")
     return [step.replace("~1", "/").replace("~0", "~") for step in reference[1:].split("/")[1:]]
+
+
+def _index(step: str | int) -> int:
+    if not str(step).isdecimal():  # a negative one would count from the end
+        raise ValueError("not an index")
+    return int(step)
 
 
 def _refers(node: object) -> bool:

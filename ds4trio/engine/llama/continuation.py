@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ds4trio.engine.answer import Answer, guidance
+from ds4trio.engine.answer_text import AnswerText, guidance
 from ds4trio.engine.base import FinishReason, GenerationRequest, TextDelta, TokenLogprob
 from ds4trio.engine.llama.context import Context
 from ds4trio.engine.llama.grammar import Grammar
@@ -52,7 +52,7 @@ class Continuation:
             # A grammar says itself where an answer ends; there it may leave nothing but the end.
             bias=dict.fromkeys(vocabulary.end_tokens, -np.inf) if request.ignore_eos and grammar is None else {},
         )
-        self._answer = Answer(request)
+        self._answer = AnswerText(request)
 
     @property
     def sampled(self) -> int:

@@ -1,7 +1,9 @@
 """The llama engine's face on the event loop: it owns the worker's thread and brings results to their nurseries."""
 
+import logging
+import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,14 +23,23 @@ from ds4trio.engine.base import (
     Tokenizer,
 )
 from ds4trio.engine.llama.context import ContextOptions
-from ds4trio.engine.llama.grammar import Grammar, GrammarCompiler
-from ds4trio.engine.llama.model import ModelTokenizer
+from ds4trio.engine.llama.grammar import Grammar
+from ds4trio.engine.llama.model import ModelTokenizer, ended
 from ds4trio.engine.llama.sequence import Released, Sequence, Update
 from ds4trio.engine.llama.worker import Loaded, LoadProgress, Worker, WorkerOptions
 
 __all__ = ["LlamaEngine", "LlamaOptions", "open_llama_engine"]
 
 T = TypeVar("T")
+
+log = logging.getLogger("ds4trio.engine")
+
+# Threads that parse, render and tokenize. They are the engine's own, so that long prompts do not take Trio's threads
+# from the rest of the server, nor the other way round. More than there are cores, since some of the work holds the GIL
+# and some does not; few enough that what they hold in memory is bounded.
+PREPARED_AT_ONCE = 8
+# Threads that compile grammars. One whose client has left goes on to its end, in the way of other grammars only.
+COMPILED_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +58,6 @@ class LlamaOptions:
     kv_type_v: str = "f16"
 
 
-def _ignore(_: object) -> None:
-    pass
-
-
 class LlamaEngine:
     """Implements `Engine`. Made by `open_llama_engine`."""
 
@@ -58,7 +65,8 @@ class LlamaEngine:
         self._worker = worker
         self._loaded = loaded
         self._admission = admission
-        self._grammars = GrammarCompiler(loaded.model)
+        self._preparing = trio.CapacityLimiter(PREPARED_AT_ONCE)
+        self._compiling = trio.CapacityLimiter(COMPILED_AT_ONCE)
         self._live: set[LlamaGeneration] = set()
         self._ended = False
 
@@ -82,18 +90,18 @@ class LlamaEngine:
         self._admission.close()
 
     async def prepare(self, build: Callable[[Tokenizer], T]) -> T:
-        """Build in one worker thread of Trio's own; llama.cpp computes nothing for it."""
+        """Build in a thread other than the worker's; llama.cpp computes nothing for it."""
         tokenizer = ModelTokenizer(self._loaded.model, trio.from_thread.check_cancelled)
-        return await trio.to_thread.run_sync(build, tokenizer)
+        return await trio.to_thread.run_sync(build, tokenizer, limiter=self._preparing)
 
     @asynccontextmanager
     async def generate(
-        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = _ignore
+        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = lambda _: None
     ) -> AsyncGenerator["LlamaGeneration", None]:
         """See `Engine.generate`."""
         if self._ended:
-            raise EngineError("the engine has stopped")
-        generation = LlamaGeneration(self._worker, self._admission, self._grammars, request, on_progress)
+            raise ended(failed=not self._worker.closing)
+        generation = LlamaGeneration(self._worker, self._admission, self._compile, request, on_progress)
         self._live.add(generation)
         try:
             yield generation
@@ -101,10 +109,15 @@ class LlamaEngine:
             await generation._release()
             self._live.discard(generation)
 
+    async def _compile(self, source: str) -> Grammar:
+        # A thread that is abandoned ends on its own and leaves what it made.
+        compile_grammar = self._loaded.grammars.compile
+        return await trio.to_thread.run_sync(compile_grammar, source, abandon_on_cancel=True, limiter=self._compiling)
+
     def _worker_ended(self) -> None:
         self._ended = True
         for generation in self._live:
-            generation._receive(EngineError("the engine has stopped"))
+            generation._receive(ended(failed=not self._worker.closing))
             generation._receive(Released())
 
 
@@ -115,14 +128,14 @@ class LlamaGeneration:
         self,
         worker: Worker,
         admission: Admission,
-        grammars: GrammarCompiler,
+        compile_grammar: Callable[[str], Awaitable[Grammar]],
         request: GenerationRequest,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._worker = worker
         self._admission = admission
         self._ticket: Ticket = admission.join()
-        self._grammars = grammars
+        self._compile_grammar = compile_grammar
         self._request = request
         self._on_progress = on_progress
         self._progress = Progress(prompt_tokens=len(request.prompt))
@@ -145,8 +158,7 @@ class LlamaGeneration:
         """Compile the grammar, wait for a turn, hand the prompt to the worker's thread, wait for the first token."""
         grammar: Grammar | None = None
         if (source := self._request.grammar) is not None:
-            # Time in the queue passes meanwhile. A thread that is abandoned ends on its own and leaves what it made.
-            grammar = await trio.to_thread.run_sync(self._grammars.compile, source, abandon_on_cancel=True)
+            grammar = await self._compile_grammar(source)  # time in the queue passes meanwhile
         await self._ticket.turn()
         self._progress = replace(self._progress, phase=Phase.PREFILL)
         self._sequence = Sequence(self._request, grammar, self._receive)
@@ -175,9 +187,13 @@ class LlamaGeneration:
         match update:
             case Progress():
                 self._progress = update
-                self._on_progress(update)
                 if update.phase is Phase.DECODE:
                     self._prefilled.set()
+                try:
+                    self._on_progress(update)
+                except Exception as error:
+                    self._receive(EngineError(f"what listens to the progress failed: {type(error).__name__}"))
+                    raise
             case Released():
                 self._released.set()
             case _:
@@ -199,7 +215,7 @@ class LlamaGeneration:
 
 @asynccontextmanager
 async def open_llama_engine(
-    options: LlamaOptions, *, on_load: Callable[[float], None] = _ignore
+    options: LlamaOptions, *, on_load: Callable[[float], None] = lambda _: None
 ) -> AsyncGenerator[LlamaEngine, None]:
     """Load a model and compute for the length of the block.
 
@@ -213,8 +229,13 @@ async def open_llama_engine(
     loaded: list[Loaded] = []
 
     def run_all(calls: list[Callable[[], None]]) -> None:
+        # What is raised here would end Trio's loop, and every client with it.
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception as error:  # its message may quote a prompt
+                places = "".join(traceback.format_tb(error.__traceback__))
+                log.error("what listens to the engine failed: %s\n%s", type(error).__name__, places)
 
     def hear(news: LoadProgress | Loaded) -> None:
         if isinstance(news, LoadProgress):

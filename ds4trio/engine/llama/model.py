@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import llama_cpp
 
-from ds4trio.engine.base import EngineError, Sampling
+from ds4trio.engine.base import EngineError, EngineStoppedError, Sampling
 from ds4trio.engine.llama.vocabulary import Vocabulary
 
-__all__ = ["Memory", "Model", "ModelTokenizer", "load_model"]
+__all__ = ["Memory", "Model", "ModelTokenizer", "ended", "load_model"]
 
 log = logging.getLogger("ds4trio.llama")
 
@@ -61,6 +61,7 @@ class Model:
         self.pointer = pointer
         self._users = 0
         self._closed = False
+        self._failed = False
         self._quiet = threading.Condition()
         self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(pointer))
         self.trained_context_length = int(llama_cpp.llama_model_n_ctx_train(pointer))
@@ -105,10 +106,10 @@ class Model:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keep the model open for the length of the block. Raises `EngineError` after `close`."""
+        """Keep the model open for the length of the block. Raises what `ended` makes after `close`."""
         with self._quiet:
             if self._closed:
-                raise EngineError("the engine has stopped")
+                raise ended(failed=self._failed)
             self._users += 1
         try:
             yield
@@ -117,10 +118,10 @@ class Model:
                 self._users -= 1
                 self._quiet.notify_all()
 
-    def close(self) -> None:
+    def close(self, *, failed: bool = False) -> None:
         """Free the model once no other thread uses it; blocks until then."""
         with self._quiet:
-            self._closed = True
+            self._closed, self._failed = True, failed
             self._quiet.wait_for(lambda: self._users == 0)
         llama_cpp.llama_model_free(self.pointer)
 
@@ -128,12 +129,16 @@ class Model:
 class ModelTokenizer:
     """Implements `Tokenizer`. ``check`` is called between pieces of a long text and may raise to give up.
 
-    Every method raises `EngineError` once the model is closed.
+    Every method raises `EngineError` once the model is closed: `EngineStoppedError` where the server stopped.
     """
 
     def __init__(self, model: Model, check: Callable[[], None]) -> None:
         self._model = model
         self._check = check
+
+    def check(self) -> None:
+        """See `Tokenizer.check`."""
+        self._check()
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """See `Vocabulary.tokenize`."""
@@ -145,7 +150,7 @@ class ModelTokenizer:
     def pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """See `Vocabulary.pieces`."""
         with self._model.in_use():
-            return self._model.vocabulary.pieces(tokens)
+            return self._model.vocabulary.pieces(tokens, check=self._check)
 
 
 @contextmanager
@@ -171,5 +176,12 @@ def load_model(path: str, *, n_gpu_layers: int, on_progress: Callable[[float], b
     model = Model(pointer)
     try:
         yield model
-    finally:
-        model.close()
+    except BaseException:
+        model.close(failed=True)
+        raise
+    model.close()
+
+
+def ended(*, failed: bool) -> EngineError:
+    """What those hear who come after the engine's end: it broke down (``failed``), or the server stops."""
+    return EngineError("the engine has stopped") if failed else EngineStoppedError()

@@ -34,7 +34,9 @@ Update = Progress | TextDelta | Finished | EngineError | Released
 class Sequence:
     """One request.
 
-    ``tokens`` are the prompt and what was sampled; the KV of the first ``computed`` of them is in ``slot``.
+    ``tokens`` are the prompt and what was sampled; the KV of the first ``computed`` of them is in ``slot``. Of these
+    ``cached`` were there when the request was first placed, ``kept`` when it last was; those may be fewer or what it
+    computed itself, since a full KV takes its slot from the youngest.
     ``cancelled`` is written under the abort flag's lock, everything else by the worker alone. Times are those of
     ``time.perf_counter``: ``begun`` when the request first got a slot, ``placed`` when it last did, ``answered`` when
     it got its first token; 0 before.
@@ -48,6 +50,7 @@ class Sequence:
     tokens: list[int] = field(init=False)
     computed: int = 0
     cached: int = 0
+    kept: int = 0
     begun: float = 0.0
     placed: float = 0.0
     answered: float = 0.0
@@ -76,17 +79,18 @@ class Sequence:
             phase=Phase.DECODE if self.sampled else Phase.PREFILL,
             prompt_tokens=prompt,
             cached_tokens=self.cached,
-            prefilled_tokens=min(self.computed, prompt),
+            prefilled_tokens=min(max(self.computed, self.cached), prompt),
             output_tokens=self.sampled,
-            rate=(self.computed - self.cached) / elapsed if self.computed > self.cached and elapsed > 0 else 0.0,
+            rate=(self.computed - self.kept) / elapsed if self.computed > self.kept and elapsed > 0 else 0.0,
         )
 
     def place(self, slot: Slot, keep: int) -> None:
         """Note that ``slot`` is this request's and holds the first ``keep`` of its tokens."""
         self.slot = slot
-        self.computed = self.cached = keep
+        self.computed = self.kept = keep
         self.placed = time.perf_counter()
-        self.begun = self.begun or self.placed
+        if not self.begun:
+            self.begun, self.cached = self.placed, keep
 
     def span(self, count: int) -> Span:
         """The next ``count`` tokens to compute."""

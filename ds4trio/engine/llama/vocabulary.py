@@ -1,13 +1,18 @@
 """A model's vocabulary: text to tokens and back, and which tokens are more than text. Thread-safe: it never changes.
 
-The C functions release the GIL, but a call cannot be interrupted, so long texts are tokenized in pieces. A cut is only
-made where it cannot change a token: before special tokens, and at ends of lines where no token spans them.
+The C functions release the GIL, but a call cannot be interrupted, and for most models llama.cpp splits a text into
+words with ``std::regex``, which calls itself for every character of a match: about 25,000 of them overflow the stack of
+a thread and end the process. A match may be a run of letters, a line of words or all of a text, so no call gets more
+than `LONGEST_PIECE` characters. A cut is made where it cannot change a token: before a special token, or between a word
+and white space. A stretch that is longer than a piece and has no such place (base64, ideographs, dashes) is cut all the
+same, so there a token may differ from what llama.cpp alone would make of it. Where the cuts are depends on what stands
+before them only, so a text that goes on keeps its tokens.
 """
 
 import ctypes
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 
 import llama_cpp
@@ -20,22 +25,22 @@ __all__ = ["Vocabulary", "any_of"]
 CONTROL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
 USER_DEFINED = llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 UNKNOWN = llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
-# llama.cpp searches a text for special tokens in a time that grows with the square of their number: 130,000 in one
-# call take 31 s.
-SPECIALS_PER_PIECE = 512
-# Characters after which a piece ends at the next line that allows it: 0.1 s of work, at most 256 KB.
-LONG_PIECE = 64 * 1024
-# A line's end that stands between a visible character and a letter. Every pre-tokenizer of the BPE kind splits here,
-# whatever follows: only white space looks ahead.
-LINE_END = re.compile(r"(?<=\S)\n(?=[A-Za-z])")
-SPANS_LINES = re.compile(rb"\n[A-Za-z]")
+# Characters: a third of what a stack of 8 MB takes under the hungriest pre-tokenizer, and some 10 ms of work. It also
+# bounds a search for special tokens, whose time grows with the square of their number: 130,000 in one call take 31 s.
+LONGEST_PIECE = 8192
+# As much as possible up to the end of a word. No pre-tokenizer of the BPE kind sees across it: nearly all split there,
+# what the others join there no merge does, and what looks ahead at white space stands in white space itself.
+UP_TO_A_WORDS_END = re.compile(r".*[A-Za-z](?=[ \n])", re.DOTALL)
+SPANS_WORDS = re.compile(rb"[A-Za-z][ \n]")
+# Tokens turned into bytes between two checks: about 2 ms.
+TOKENS_PER_CHECK = 1024
 
 
 class Vocabulary:
     """The vocabulary of an open model. None of its methods may be called once the model is freed.
 
     ``end_tokens`` are the tokens with which the model says that it is done. ``special`` maps the text of every
-    control and user-defined token to its id.
+    control and user-defined token to its id, ``control`` are the texts of the former.
     """
 
     def __init__(self, pointer: llama_cpp.llama_vocab_p) -> None:
@@ -52,9 +57,10 @@ class Vocabulary:
         }
         self._adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(pointer))
         self._is_bpe = llama_cpp.llama_vocab_type(pointer) == llama_cpp.LLAMA_VOCAB_TYPE_BPE
-        self._special_start = self._special_pattern()
-        self._lines_are_apart: bool | None = None
-        self._scanning = threading.Lock()
+        self.control = frozenset(text for text, token in self.special.items() if self._attributes[token] & CONTROL)
+        special = self._partitioning_texts()
+        self._special_start = re.compile(any_of(special) or "(?!)")
+        self._longest_special = max(map(len, special), default=0)
 
     def tokenize(
         self,
@@ -76,11 +82,19 @@ class Vocabulary:
             tokens += self._tokenize(piece, add_bos=add_bos and number == 0, parse_special=parse_special)
         return tokens
 
-    def pieces(self, tokens: Sequence[int]) -> list[bytes]:
-        """The bytes of each token, special tokens spelled out. Raises `ValueError` for an id that does not exist."""
-        if wrong := [token for token in tokens if not 0 <= token < self.size]:
-            raise ValueError(f"there is no token {wrong[0]}: ids go from 0 to {self.size - 1}")
-        return [self.piece(token, special=True) for token in tokens]
+    def pieces(self, tokens: Sequence[int], *, check: Callable[[], None] = lambda: None) -> list[bytes]:
+        """The bytes of each token, special tokens spelled out. Raises `ValueError` for an id that does not exist.
+
+        ``check`` is called now and then and may raise to give up.
+        """
+        pieces: list[bytes] = []
+        for index, token in enumerate(tokens):
+            if index % TOKENS_PER_CHECK == 0:
+                check()
+            if not 0 <= token < self.size:
+                raise ValueError(f"there is no token {token}: ids go from 0 to {self.size - 1}")
+            pieces.append(self.piece(token, special=True))
+        return pieces
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that a token stands for; empty for control tokens unless ``special`` ones are spelled out."""
@@ -117,43 +131,42 @@ class Vocabulary:
         return ids
 
     def _pieces(self, text: str) -> Iterator[str]:
-        for block in self._blocks(text):
-            start = 0
-            for number, match in enumerate(self._special_start.finditer(block), 1):
-                if number % SPECIALS_PER_PIECE == 0:
-                    yield block[start : match.start()]
-                    start = match.start()
-            yield block[start:]
-
-    def _blocks(self, text: str) -> Iterator[str]:
-        """A long text in blocks that end with a line, where this vocabulary allows it."""
         start = 0
-        if len(text) > LONG_PIECE and self._can_cut_lines():
-            while match := LINE_END.search(text, start + LONG_PIECE):
-                yield text[start : match.end()]
-                start = match.end()
+        while (end := self._end_of_piece(text, start)) < len(text):
+            yield text[start:end]
+            start = end
         yield text[start:]
 
-    def _can_cut_lines(self) -> bool:
-        """Whether a text may be cut between a line's end and a letter: then no merge crosses the cut.
+    def _end_of_piece(self, text: str, start: int) -> int:
+        """Where the piece that begins at ``start`` ends. Looks at the text in windows: a search holds the GIL."""
+        window = start
+        while (stop := window + LONGEST_PIECE) < len(text):
+            specials = self._special_start.finditer(text, window, stop + self._longest_special)
+            places = [match.start() for match in specials if start < match.start() <= stop]
+            if self._words_are_apart and (words := UP_TO_A_WORDS_END.match(text, window, stop + 1)):
+                places.append(words.end())
+            if places:
+                return max(places)
+            if self._is_bpe:
+                return stop
+            window = stop  # other kinds treat the beginning of a text in a way of their own
+        return len(text)
 
-        Asked for long texts only: it looks at every token, once.
-        """
-        if not self._is_bpe:
-            return False  # other kinds treat the beginning of a text in a way of their own
-        with self._scanning:
-            if self._lines_are_apart is None:
-                spans = (SPANS_LINES.search(self.piece(token, special=True)) for token in range(self.size))
-                self._lines_are_apart = not any(spans)
-            return self._lines_are_apart
+    @cached_property
+    def _words_are_apart(self) -> bool:
+        """Whether no merge crosses the end of a word. Asked for long texts only: it looks at every token, once."""
+        return self._is_bpe and not any(
+            SPANS_WORDS.search(self.piece(token, special=True)) for token in range(self.size)
+        )
 
-    def _special_pattern(self) -> re.Pattern[str]:
+    def _partitioning_texts(self) -> set[str]:
+        """The texts at which llama.cpp parts a text before anything else happens to it."""
         texts = {
             llama_cpp.llama_vocab_get_text(self.pointer, token).decode(errors="replace")
             for token, attributes in enumerate(self._attributes)
             if attributes & (CONTROL | USER_DEFINED | UNKNOWN)
         }
-        return re.compile(any_of(texts - {""}) or "(?!)")
+        return texts - {""}
 
     def _token_text(self, token: int) -> str:
         return self.piece(token, special=True).decode(errors="replace") if token >= 0 else ""

@@ -19,6 +19,7 @@ from ds4trio.engine.base import EngineError, ModelInfo
 from ds4trio.engine.llama.abort import AbortFlag
 from ds4trio.engine.llama.context import Context, ContextOptions, Outcome, open_context
 from ds4trio.engine.llama.continuation import Continuation
+from ds4trio.engine.llama.grammar import GrammarCompiler
 from ds4trio.engine.llama.model import Model, load_model
 from ds4trio.engine.llama.sequence import Released, Sequence, Update
 from ds4trio.engine.scheduler import compose
@@ -40,10 +41,11 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The model is ready; its tokenizer may be used from any thread."""
+    """The model is ready; its tokenizer and its grammars may be used from any thread."""
 
     info: ModelInfo
     model: Model
+    grammars: GrammarCompiler
 
 
 Post = Callable[[list[Callable[[], None]]], None]
@@ -83,6 +85,11 @@ class Worker:
         self._abort.cancel(sequence)
         self._mailbox.put(None)
 
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
     def close(self) -> None:
         """Make `run` return soon: a running batch or load is aborted. Does not block."""
         self._closing = True
@@ -112,7 +119,7 @@ class Worker:
                 length = min(model.trained_context_length, MOST_CONTEXT)
                 sizes = replace(sizes, context_length=length)
             with open_context(model, sizes, self._abort) as context:
-                loaded = Loaded(_describe(model, context, options.name), model)
+                loaded = Loaded(_describe(model, context, options.name), model, GrammarCompiler(model))
                 self._post([lambda: on_load(loaded)])
                 self._serve(model, context, sizes)
 
@@ -323,4 +330,6 @@ def _describe(model: Model, context: Context, name: str) -> ModelInfo:
         size_bytes=model.size_bytes,
         vocabulary_size=model.vocabulary.size,
         special_tokens=model.vocabulary.special,
+        control_tokens=model.vocabulary.control,
+        shares_prefixes=not model.memory.whole_only,
     )

@@ -47,9 +47,11 @@ def document(**members: Any) -> ChatDocument:
     return ChatDocument(FRAME, options=options(**members))
 
 
-def script(*deltas: Delta, reason: Any = "stop") -> Script:
+STOP = Ending("stop", USAGE, prefill_seconds=0.5, decode_seconds=0.25)
+
+
+def script(*deltas: Delta, ending: Ending = STOP) -> Script:
     """One choice, with a beat before every step."""
-    ending = Ending(reason, USAGE, prefill_seconds=0.5, decode_seconds=0.25)
     parts: list[Delta | Ending] = [*deltas, ending]
     steps: list[Step] = [step for part in parts for step in (PREFILL, (0, part))]
     events = tuple(event for delta in deltas for event in delta.events)
@@ -68,8 +70,9 @@ def chunks_of(content: bytes) -> list[ChatCompletionChunk]:
 
 
 def finish_reason(script: Script, choice: int) -> str:
-    reason = script.endings[choice].reason
-    return "tool_calls" if reason == "stop" and script.calls(choice) else reason
+    ending = script.endings[choice]
+    called = script.calls(choice) and (ending.reason, ending.stop_sequence) == ("stop", None)
+    return "tool_calls" if called else ending.reason
 
 
 # --- any answer -------------------------------------------------------------------------------------------------------
@@ -83,7 +86,7 @@ def test_a_stream_obeys_its_grammar_and_carries_every_choice_unchanged(
     script = data.draw(scripts(n=n))
     form = data.draw(st.sampled_from(FORMS))
     content = play(stream(include_usage=include_usage, progress=progress, n=n), script, form=form)
-    choices = check_chat_stream(content)
+    choices = check_chat_stream(content, stop_strings=True)
     assert len(choices) == n
     for index, choice in enumerate(choices):
         assert choice["content"] == script.text(index)
@@ -122,7 +125,7 @@ def test_the_sdk_s_types_accept_every_chunk_and_its_accumulator_makes_the_same_m
 @given(data=st.data(), n=st.integers(1, 3))
 def test_a_document_is_what_the_sdk_s_types_accept_and_says_what_the_stream_says(data: st.DataObject, n: int) -> None:
     script = data.draw(scripts(n=n))
-    streamed = check_chat_stream(play(stream(n=n), script))
+    streamed = check_chat_stream(play(stream(n=n), script), stop_strings=True)
     completion = ChatCompletion.model_validate_json(play(document(n=n), script), strict=True)
     assert unknown_members(completion) <= EXTENSIONS
     assert (completion.id, completion.created, completion.model) == ("chatcmpl-1f", 1_790_000_000, "small")
@@ -149,7 +152,7 @@ def test_every_token_s_logprob_is_told_once_streamed_or_not(data: st.DataObject,
     content = play(stream(logprobs=True, n=n), script)
     chunks_of(content)
     completion = ChatCompletion.model_validate_json(play(document(logprobs=True, n=n), script), strict=True)
-    for index, choice in enumerate(check_chat_stream(content)):
+    for index, choice in enumerate(check_chat_stream(content, stop_strings=True)):
         told = choice["logprobs"] or []
         assert [(bytes(token["bytes"]), token["logprob"]) for token in told] == [
             (token.data, token.logprob) for token in script.logprobs[index]
@@ -218,10 +221,30 @@ def test_call_ids_cannot_be_guessed() -> None:
     assert all(len(id) > 20 for id in ids())
 
 
-def test_an_answer_that_is_cut_off_in_a_call_says_length() -> None:
-    deltas = [Delta((ToolCallStart(0, "read"), ToolCallDelta(0, '{"pa')), 2), Delta((ToolCallEnd(0),), 2)]
-    (choice,) = check_chat_stream(play(stream(), script(*deltas, reason="length")))
-    assert (choice["finish_reason"], choice["tool_calls"][0]["arguments"]) == ("length", '{"pa')
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (Ending("length", USAGE), "length"),
+        (Ending("stop", USAGE, stop_sequence="END"), "stop"),
+        (Ending("stop", USAGE), "length"),
+    ],
+)
+def test_half_a_command_never_looks_like_a_whole_one(ending: Ending, reason: str) -> None:
+    half = (ToolCallStart(1, "bash"), ToolCallDelta(1, '{"command": "rm -r /'), ToolCallEnd(1, complete=False))
+    whole = (ToolCallStart(0, "bash"), ToolCallDelta(0, "{}"), ToolCallEnd(0))
+    cut = script(Delta((*whole, *half), 9), ending=ending)
+    (streamed,) = check_chat_stream(play(stream(), cut), stop_strings=True)
+    (told,) = json.loads(play(document(), cut))["choices"]
+    assert streamed["finish_reason"] == told["finish_reason"] == reason
+    assert streamed["tool_calls"][1]["arguments"] == '{"command": "rm -r /'
+    assert told["message"]["tool_calls"][1]["function"]["arguments"] == '{"command": "rm -r /'
+
+
+def test_a_stop_string_after_a_call_says_stop() -> None:
+    stopped = script(*CALL, ending=Ending("stop", USAGE, stop_sequence="END"))
+    (told,) = json.loads(play(document(), stopped))["choices"]
+    (streamed,) = check_chat_stream(play(stream(), stopped), stop_strings=True)
+    assert streamed["finish_reason"] == told["finish_reason"] == "stop"
 
 
 # --- usage, timings, progress, logprobs -------------------------------------------------------------------------------

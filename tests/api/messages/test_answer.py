@@ -136,7 +136,10 @@ WHOLE_CALL = (*CALL, ToolCallDelta(0, ' -r old"}'), ToolCallEnd(0))
         ),
         pytest.param(run_of(ContentDelta("y"), ending=Ending("length", USAGE)), "max_tokens", None, id="cut-text"),
         pytest.param(
-            run_of(*CALL, ToolCallEnd(0), ending=Ending("length", USAGE)), "max_tokens", None, id="cut-off-call"
+            run_of(*WHOLE_CALL, ending=Ending("stop", USAGE, "END")),
+            "stop_sequence",
+            "END",
+            id="stop-string-after-call",
         ),
     ],
 )
@@ -148,10 +151,33 @@ def test_stop_reasons_are_true(
     assert (message["stop_reason"], message["stop_sequence"]) == (reason, sequence)
 
 
-def test_half_a_command_never_looks_like_a_whole_one() -> None:
-    run = run_of(*CALL, ToolCallEnd(0), ending=Ending("length", USAGE))
-    assert streamed(run)["content"][0]["input"] == '{"command": "rm'
-    assert documented(run)["content"][0]["input"] == {}
+@pytest.mark.parametrize(
+    ("ending", "reason"),
+    [
+        (Ending("length", USAGE), "max_tokens"),
+        (Ending("stop", USAGE, stop_sequence="END"), "stop_sequence"),
+        (Ending("stop", USAGE), "max_tokens"),
+    ],
+)
+def test_half_a_command_never_looks_like_a_whole_one(ending: Ending, reason: str) -> None:
+    whole = (ToolCallStart(0, "bash"), ToolCallDelta(0, "{}"), ToolCallEnd(0))
+    half = (ToolCallStart(1, "bash"), ToolCallDelta(1, '{"command": "rm'), ToolCallEnd(1, complete=False))
+    run = run_of(*whole, *half, ending=ending)
+    assert streamed(run)["content"][1]["input"] == '{"command": "rm'
+    assert documented(run)["content"][1]["input"] == {}
+    assert streamed(run)["stop_reason"] == documented(run)["stop_reason"] == reason
+
+
+@pytest.mark.parametrize("answer", [streamed, documented])
+def test_a_call_that_the_model_got_wrong_is_none_to_carry_out(answer: Callable[[Run], dict[str, Any]]) -> None:
+    wrong = (*CALL, ToolCallEnd(0, complete=False), ToolCallStart(1, "bash"), ToolCallDelta(1, "{}"), ToolCallEnd(1))
+    assert answer(run_of(*wrong, ContentDelta("done")))["stop_reason"] == "max_tokens"
+
+
+def test_a_document_has_every_call_that_the_stream_has() -> None:
+    # msgspec, and not Python's own parser, takes half a pair of surrogates for no JSON.
+    run = run_of(ToolCallStart(0, "f"), ToolCallDelta(0, r'{"a": "\ud800"}'), ToolCallEnd(0))
+    assert documented(run)["content"][0]["input"] == streamed(run)["content"][0]["input"] == {"a": "\ud800"}
 
 
 def test_a_document_keeps_arguments_as_the_model_wrote_them() -> None:

@@ -34,9 +34,9 @@ def deltas(*events: OutputEvent) -> list[Delta]:
     return [Delta((event,), number) for number, event in enumerate(events, 1)]
 
 
-def call(name: str, *fragments: str, index: int = 0) -> list[OutputEvent]:
+def call(name: str, *fragments: str, index: int = 0, complete: bool = True) -> list[OutputEvent]:
     fed: list[OutputEvent] = [ToolCallDelta(index, fragment) for fragment in fragments]
-    return [ToolCallStart(index, name), *fed, ToolCallEnd(index)]
+    return [ToolCallStart(index, name), *fed, ToolCallEnd(index, complete)]
 
 
 def play(answer: Answer, script: list[Delta], ending: Ending = STOP) -> bytes:
@@ -90,7 +90,7 @@ def fragments(draw: st.DrawFn, text: str) -> list[str]:
 
 @st.composite
 def output_events(draw: st.DrawFn) -> list[OutputEvent]:
-    """Any answer that the grammar of `ds4trio.chat.events` allows; its last call may be cut off."""
+    """Any answer that the grammar of `ds4trio.chat.events` allows; calls may be incomplete."""
     events: list[OutputEvent] = []
     calls = 0
     for kind in draw(st.lists(st.sampled_from(["reasoning", "content", "call"]), max_size=5)):
@@ -100,12 +100,11 @@ def output_events(draw: st.DrawFn) -> list[OutputEvent]:
             events += [ContentDelta(piece) for piece in draw(fragments(draw(TEXT)))]
         else:
             arguments = json.dumps(draw(JSON_OBJECTS), ensure_ascii=draw(st.booleans()))
-            events += call(draw(st.sampled_from(NAMES)), *draw(fragments(arguments)), index=calls)
+            if half := draw(st.booleans()):
+                arguments = arguments[: draw(st.integers(0, len(arguments) - 1))]
+            pieces = draw(fragments(arguments))
+            events += call(draw(st.sampled_from(NAMES)), *pieces, index=calls, complete=not half)
             calls += 1
-    if draw(st.booleans()):
-        arguments = json.dumps(draw(JSON_OBJECTS))
-        cut = arguments[: draw(st.integers(0, len(arguments) - 1))]
-        events += call(draw(st.sampled_from(NAMES)), *draw(fragments(cut)), index=calls)
     return events
 
 

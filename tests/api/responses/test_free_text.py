@@ -39,6 +39,14 @@ def test_text_goes_out_at_once() -> None:
     ]
 
 
+@given(st.text(max_size=20), st.sampled_from([r"\u+0AF", r"\d", r"\u 123"]), st.text(max_size=20), st.data())
+def test_what_follows_a_bad_escape_is_not_lost(text: str, escape: str, rest: str, data: st.DataObject) -> None:
+    reader = FreeText()
+    arguments = json.dumps({"input": text}).removesuffix('"}') + escape + rest
+    read = "".join(reader.feed(fragment) for fragment in data.draw(fragments(arguments)))
+    assert read + reader.finish() == text + escape + rest
+
+
 def test_another_shape_comes_out_as_it_is() -> None:
     reader = FreeText()
     assert reader.feed('{"patch": "x"}') == ""

@@ -412,7 +412,7 @@ def test_text_formats(text: object, output: OutputFormat) -> None:
         (None, Thinking()),
         ({"summary": "auto"}, Thinking()),
         ({"effort": "none"}, Thinking(enabled=False)),
-        ({"effort": "minimal"}, Thinking(enabled=True, effort="minimal")),
+        ({"effort": "minimal"}, Thinking(effort="minimal")),
     ],
 )
 def test_efforts(reasoning: object, thinking: Thinking) -> None:
@@ -485,14 +485,30 @@ def test_the_response_repeats_the_request() -> None:
         ({"temperature": "hot"}, "$.temperature"),
         ({"metadata": {"a": 1}}, "$.metadata[...]"),
         ({"tools": [{"name": "x"}]}, "$.tools[0]"),
+        ({"input": 5}, "$.input"),
+        ({"reasoning": {"effort": 1}}, "$.reasoning.effort"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_name(members: dict[str, object], param: str) -> None:
     assert refused(**members).param == param
 
 
+@pytest.mark.parametrize("member", ["tools", "input", "text", "reasoning"])
+def test_what_is_repeated_or_kept_is_utf_8(member: str) -> None:
+    values = {
+        "tools": '[{"type": "function", "name": "f", "unknown": "?"}]',
+        "input": '[{"role": "user", "content": "x", "unknown": "?"}]',
+        "text": '{"unknown": "?"}',
+        "reasoning": '{"unknown": "?"}',
+    }
+    body = f'{{"input": "x", "{member}": {values[member]}}}'.encode()
+    PROTOCOL.parse(body)
+    with pytest.raises(InvalidRequestError) as caught:
+        PROTOCOL.parse(body.replace(b"?", b"\xff"))
+    assert caught.value.code == "invalid_json"
+
+
 def test_counting_tokens_needs_only_the_prompt() -> None:
-    task = PROTOCOL.parse_input_tokens(b'{"model": "m", "input": "hi", "instructions": "be brief"}')
-    assert task.kind == "responses.input_tokens"
+    task = PROTOCOL.parse(b'{"model": "m", "input": "hi", "instructions": "be brief"}')
     assert task.prompt == Conversation(messages=(Message("system", "be brief"), Message("user", "hi")))
     assert json.loads(PROTOCOL.input_tokens_document(11)) == {"object": "response.input_tokens", "input_tokens": 11}

@@ -1,6 +1,8 @@
 """What is kept, for how long, and the documents that clients get of it."""
 
 import json
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 from openai.types.responses import Response, ResponseItem
 from pydantic import TypeAdapter
 
-from ds4trio.api.answer import Answer, Frame
+from ds4trio.api.answer import Answer, Delta, Frame
 from ds4trio.api.errors import ApiError, InvalidRequestError
 from ds4trio.api.responses import Responses, ResponseStore, UnknownResponseError
 from ds4trio.api.responses.store import StoredResponse
@@ -84,6 +86,15 @@ def test_the_next_request_goes_on_from_the_previous_one(responses: Responses) ->
     )
 
 
+def test_a_call_that_was_cut_off_is_no_part_of_the_conversation(responses: Responses) -> None:
+    play(keep(responses), deltas(ContentDelta("hm"), *call("read", '{"pa', complete=False)), LENGTH)
+    assert messages(responses, previous_response_id="resp_00ff", input="go on") == (
+        Message("user", "hello"),
+        Message("assistant", "hm"),
+        Message("user", "go on"),
+    )
+
+
 def test_an_unknown_previous_response_is_refused(responses: Responses) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         responses.parse(request(previous_response_id="resp_gone"))
@@ -101,6 +112,40 @@ def test_items_can_be_referred_to(responses: Responses) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         responses.parse(request(input=references))
     assert caught.value.param == "$.input[0].id"
+
+
+def test_a_response_is_decoded_once_for_all_references_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ResponseStore()
+    responses = Responses(store)
+    play(keep(responses), deltas(*call("read", "{}"), *call("read", "{}", index=1), ContentDelta("x")))
+    output = json.loads(responses.response_document("resp_00ff"))["output"]
+    asked: list[str] = []
+
+    def ask(item_id: str) -> bytes | None:
+        asked.append(item_id)
+        return ResponseStore.document_of(store, item_id)
+
+    monkeypatch.setattr(store, "document_of", ask)
+    assert len(messages(responses, input=[{"id": item["id"]} for item in output])[0].tool_calls) == 2
+    assert asked == [output[0]["id"]]
+
+
+def test_an_item_is_referred_to_once(responses: Responses) -> None:
+    play(keep(responses), deltas(ContentDelta("x" * 1000)))
+    (item,) = json.loads(responses.response_document("resp_00ff"))["output"]
+    with pytest.raises(InvalidRequestError, match="twice") as caught:
+        responses.parse(request(input=[{"id": item["id"]}] * 2))
+    assert (caught.value.code, caught.value.param) == ("duplicate_item", "$.input[1].id")
+
+
+def test_references_are_bounded(responses: Responses) -> None:
+    calls = [event for index in range(1001) for event in call("read", "{}", index=index)]
+    play(keep(responses), [Delta(tuple(calls), 1)])
+    references = [{"id": item["id"]} for item in json.loads(responses.response_document("resp_00ff"))["output"]]
+    assert len(messages(responses, input=references[:1000])[0].tool_calls) == 1000
+    with pytest.raises(InvalidRequestError, match="1000") as caught:
+        responses.parse(request(input=references))
+    assert caught.value.param == "$.input[1000]"
 
 
 def test_delete_says_so_and_works_once(responses: Responses) -> None:
@@ -152,6 +197,29 @@ def test_a_string_is_a_users_message_in_the_list(responses: Responses) -> None:
     assert (item["role"], item["content"]) == ("user", [{"type": "input_text", "text": "hello"}])
 
 
+def test_items_are_listed_as_the_client_wrote_them(responses: Responses) -> None:
+    item = b'{"type":"function_call","name":"f","call_id":"c","arguments":"{}","later":[1.0,1e2,9007199254740993]}'
+    body = b'{"input": [%s]}' % item
+    play(responses.parse(body).answer(FRAME), [])
+    listed = responses.input_items_document(f"resp_{FRAME.id}")
+    assert b'"later":[1.0,1e2,9007199254740993]' in listed
+    assert json.loads(listed)["data"][0].items() > json.loads(item).items()
+
+
+@pytest.mark.parametrize("after", [None, "last"])
+def test_a_page_of_a_long_input_is_quick(responses: Responses, after: str | None) -> None:
+    items = [{"role": "user", "content": 'line of "text"\n' * 1000} for _ in range(1000)]
+    play(keep(responses, input=items), [])
+    last: str = json.loads(responses.input_items_document("resp_00ff", limit=100))["last_id"]
+
+    def seconds() -> float:
+        begin = time.perf_counter()
+        responses.input_items_document("resp_00ff", after=last if after else None)
+        return time.perf_counter() - begin
+
+    assert min(seconds() for _ in range(5)) < 0.01
+
+
 def test_a_page_after_an_unknown_item_is_refused(responses: Responses) -> None:
     play(keep(responses), [])
     with pytest.raises(InvalidRequestError):
@@ -159,7 +227,7 @@ def test_a_page_after_an_unknown_item_is_refused(responses: Responses) -> None:
 
 
 def stored(size: int, *item_ids: str) -> StoredResponse:
-    return StoredResponse(b"x" * size, b"", None, item_ids)
+    return StoredResponse(b"x" * size, (), None, item_ids)
 
 
 def test_the_least_recently_used_leaves_first() -> None:
@@ -179,7 +247,15 @@ def test_a_response_larger_than_the_store_is_not_kept() -> None:
 
 def test_messages_count() -> None:
     message = Message("user", "x" * 1000)
-    assert StoredResponse(b"", b"", (message, message)).size > 2000
+    assert StoredResponse(b"", (), (message, message)).size > 2000
+
+
+def test_also_empty_messages_and_items_have_a_size() -> None:
+    messages = tuple(Message("user") for _ in range(1000))
+    calls = tuple(ToolCall(f"call_{number:x}", "read", "") for number in range(1000))
+    assert StoredResponse(b"", (), messages).size > 1000 * sys.getsizeof(messages[0])
+    assert StoredResponse(b"", (), (Message("assistant", tool_calls=calls),)).size > 1000 * sys.getsizeof(calls[0])
+    assert StoredResponse(b"", (b"{}",) * 1000).size > 1000 * sys.getsizeof(b"{}")
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -189,7 +265,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.store = ResponseStore(most_responses=4, most_bytes=100)
+        self.store = ResponseStore(most_responses=4, most_bytes=700)
         self.known: dict[str, StoredResponse] = {}
         self.count = 0
 
@@ -216,14 +292,14 @@ class StoreMachine(RuleBasedStateMachine):
     def bounded(self) -> None:
         there = [response for name in self.known if (response := self.store.get(name)) is not None]
         assert len(there) == len(self.store) <= 4
-        assert sum(response.size for response in there) == self.store.size <= 100
+        assert sum(response.size for response in there) == self.store.size <= 700
         for name in self.known:
-            assert (self.store.item(f"item_of_{name}") is not None) == (self.store.get(name) is not None)
+            assert (self.store.document_of(f"item_of_{name}") is not None) == (self.store.get(name) is not None)
 
     def _put(self, method: Callable[[str, StoredResponse], None], response_id: str, size: int) -> str:
         item_id = f"item_of_{response_id}"
         document = json.dumps({"output": [{"id": item_id}], "x": "x" * size}).encode()
-        self.known[response_id] = StoredResponse(document[:], b"", None, (item_id,))
+        self.known[response_id] = StoredResponse(document[:], (), None, (item_id,))
         method(response_id, self.known[response_id])
         return response_id
 

@@ -12,7 +12,7 @@ from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
-from ds4trio.api.answer import Answer, Delta
+from ds4trio.api.answer import Answer, Delta, Ending
 from ds4trio.api.errors import ApiError, ContextLengthError, InvalidRequestError, TooManyRequestsError
 from ds4trio.api.responses import Responses, ResponseStore
 from ds4trio.chat import ContentDelta, ReasoningDelta, ToolCallStart
@@ -216,12 +216,17 @@ def test_a_function_call_without_arguments_has_an_empty_object() -> None:
 
 
 @pytest.mark.parametrize("name", ["read", "apply_patch", "local_shell"])
-def test_a_call_that_was_cut_off_is_never_done(name: str) -> None:
-    body = play(answer(), deltas(ContentDelta("hm"), *call(name, '{"input": "rm -rf /tm')), LENGTH)
+@pytest.mark.parametrize("ending", [STOP, LENGTH, Ending("stop", STOP.usage, stop_sequence="END")])
+def test_half_a_command_never_looks_like_a_whole_one(name: str, ending: Ending) -> None:
+    script = deltas(ContentDelta("hm"), *call(name, '{"input": "rm -rf /tm', complete=False))
+    body = play(answer(), script, ending)
     assert [event["item"]["type"] for event in events_of(body, "response.output_item.done")] == ["message"]
     final = check_responses_stream(body)
+    document = json.loads(play(answer(stream=False), script, ending))
+    assert final["status"] == "incomplete"
     assert final["incomplete_details"] == {"reason": "max_output_tokens"}
     assert [item["status"] for item in final["output"]] == ["completed", "incomplete"]
+    assert without_ids(document) == without_ids(final)
 
 
 def test_a_whole_call_is_done_also_where_the_answer_was_cut_off_after_it() -> None:
@@ -230,10 +235,13 @@ def test_a_whole_call_is_done_also_where_the_answer_was_cut_off_after_it() -> No
     assert final["output"][0]["status"] == "completed"
 
 
-def test_a_call_that_the_model_got_wrong_goes_to_the_client_as_it_is() -> None:
-    final = check_responses_stream(play(answer(), deltas(*call("read", '{"path": '), ContentDelta("x")), STOP))
-    assert final["status"] == "completed"
-    assert final["output"][0]["arguments"] == '{"path": '
+def test_a_call_that_the_model_got_wrong_is_never_done() -> None:
+    script = deltas(*call("read", '{"path": }', complete=False), ContentDelta("x"), *call("read", "{}", index=1))
+    body = play(answer(), script)
+    assert [event["output_index"] for event in events_of(body, "response.output_item.done")] == [1, 2]
+    final = check_responses_stream(body)
+    assert final["status"] == "incomplete"
+    assert [item["status"] for item in final["output"]] == ["incomplete", "completed", "completed"]
 
 
 def test_text_that_was_cut_off_is_incomplete() -> None:

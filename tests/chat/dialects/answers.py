@@ -35,6 +35,21 @@ def _value(arguments: str) -> object:
         return f"no JSON: {arguments}"
 
 
+def _is_object(arguments: str) -> bool:
+    try:
+        value = json.loads(arguments, parse_constant=_refuse)
+    except RecursionError:
+        return arguments.startswith("{") and arguments.endswith("}")
+    except ValueError:
+        return False
+    json.dumps(value, ensure_ascii=False).encode()
+    return isinstance(value, dict)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
 def gather(events: Iterable[OutputEvent]) -> Answer:
     """Put events together, asserting that they obey their grammar."""
     content, reasoning = "", ""
@@ -58,8 +73,9 @@ def gather(events: Iterable[OutputEvent]) -> Answer:
                 assert arguments
                 assert (index, open_call) == (len(calls) - 1, True)
                 calls[-1] = (calls[-1][0], calls[-1][1] + arguments)
-            case ToolCallEnd(index):
+            case ToolCallEnd(index, complete):
                 assert (index, open_call) == (len(calls) - 1, True)
+                assert complete == _is_object(calls[-1][1])
                 open_call = False
     assert not open_call
     return Answer(content, reasoning, tuple(calls))

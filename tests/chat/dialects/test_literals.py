@@ -12,6 +12,7 @@ from tests.chat.dialects.answers import cut, cuts
 
 text = st.text(st.characters(exclude_categories=["Cs", "Co"]))
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text
+NOTATIONS = (JSON, PYTHON, Notation(('<"', '"'), bare=True))
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(text, inner), max_leaves=12)
 
 
@@ -44,9 +45,42 @@ def test_python(value: object, sizes: list[int]) -> None:
 
 @given(noise=st.text(st.sampled_from("{}[]()\"'\\,:=ux0aN1-.e \n<é")), sizes=cuts)
 def test_noise_is_refused_or_becomes_json(noise: str, sizes: list[int]) -> None:
-    for notation in (JSON, PYTHON, Notation(('<"', '"'), bare=True)):
+    for notation in NOTATIONS:
         if (found := transcribed(noise, notation)) is not None:
             json.loads(found)
+            assert json.loads(in_pieces(noise, notation, sizes)) == json.loads(found)
+
+
+digits = st.sampled_from(["+123", "1_23", " 123", "١٢٣٤", "12", "00e9", "D83D", "dE00", "0000d800", "00110000", ""])
+escapes = st.builds("\\{}{}".format, st.sampled_from("uUxq\\n"), digits)
+
+
+@given(parts=st.lists(escapes | digits | st.sampled_from(["\\", "é", "'", "😀"])), sizes=cuts)
+def test_broken_escapes_become_text_that_can_be_encoded(parts: list[str], sizes: list[int]) -> None:
+    noise = f'["{"".join(parts)}"]'
+    for notation in NOTATIONS:
+        found = in_pieces(noise, notation, sizes)
+        assert found == (transcribed(noise, notation) or "")
+        if found:
+            json.dumps(json.loads(found), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize(
+    ("source", "value"),
+    [
+        (r'"\u+123"', "\\u+123"),
+        (r'"\u12"', "\\u12"),
+        (r'"\ud83d\ude00"', "😀"),
+        (r'"\ud83d!"', "\ufffd!"),
+        (r'"\ud83d\u0041"', "\ufffdA"),
+        (r'"\ud83d\ud83d\ude00"', "\ufffd😀"),
+        (r'"\ud83d\u"', "\ufffd\\u"),
+        (r'"\ude00\ud83d"', "\ufffd\ufffd"),
+        (r'"\U0000d800\U00110000\U0001f600"', "\ufffd\\U00110000😀"),
+    ],
+)
+def test_escapes_that_give_a_number(source: str, value: str) -> None:
+    assert json.loads(transcribed(source, JSON) or "") == value
 
 
 @pytest.mark.parametrize(
@@ -56,14 +90,16 @@ def test_noise_is_refused_or_becomes_json(noise: str, sizes: list[int]) -> None:
         ('{"a": "two\nlines\tand \\q"}', {"a": "two\nlines\tand \\q"}),
         ('{"a": True, "b": None}', {"a": True, "b": None}),
         (r'"it\'s"', "it's"),
-        ("[+1, .5, 1., 007]", [1.0, 0.5, 1.0, 7.0]),
+        ("[+1, .5, 1., 007, 1٢]", [1.0, 0.5, 1.0, 7.0, 12.0]),
     ],
 )
 def test_what_models_do_wrong_is_forgiven(source: str, value: object) -> None:
     assert json.loads(transcribed(source, JSON) or "") == value
 
 
-@pytest.mark.parametrize("source", ["", "{", '{"a" 1}', "{a: 1}", "[1 2]", '"open', "NaN", "1 2", "{]", "[1}"])
+@pytest.mark.parametrize(
+    "source", ["", "{", '{"a" 1}', "{a: 1}", "[1 2]", '"open', "NaN", "9" * 5000, "1 2", "{]", "[1}"]
+)
 def test_what_is_no_value_is_refused(source: str) -> None:
     assert transcribed(source, JSON) is None
 

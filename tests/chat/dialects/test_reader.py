@@ -173,6 +173,71 @@ def test_json_calls_in_other_shapes(raw: str, arguments: str) -> None:
     assert answer == Answer("ok", calls=(("weather", arguments),))
 
 
+@pytest.mark.parametrize(
+    ("raw", "arguments"),
+    [
+        (r'{"name": "weather", "arguments": {"city": "\ud800 \ud83d\ude00"}}', '{"city": "\ufffd \\ud83d\\ude00"}'),
+        (r'{"arguments": {"city": "\udfff"}, "name": "weather"}', '{"city": "\ufffd"}'),
+        (r'{"name": "weather", "arguments": "{\"city\": \"\\ud800\"}"}', '{"city": "\ufffd"}'),
+        (r'{"name": "weather", "arguments": "{\"city\": \"\ud800\"}"}', '{"city": "\ufffd"}'),
+        (r'{"name": "weather", "arguments": "\u+123"}', "{}"),
+        (r'{"name": "weather", "\u+123": 1, "arguments": {"city": "\u٢٣٢٣"}}', '{"city": "\\\\u٢٣٢٣"}'),
+    ],
+)
+def test_escapes_in_json_calls(raw: str, arguments: str) -> None:
+    answer = read(HERMES, f"<tool_call>\n{raw}\n</tool_call>", tools=[CITY])
+    assert answer == Answer(calls=(("weather", arguments),))
+
+
+def test_a_name_with_a_broken_escape_is_none() -> None:
+    for name in (r"\u+123", r"\u", r"\ud800"):
+        raw = f'<tool_call>{{"name": "{name}", "arguments": {{}}}}</tool_call>'
+        assert read(HERMES, raw, tools=[CITY]) == Answer(raw)
+
+
+APERTUS_NAMES = replace(HERMES, name_is_key=True)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "raw", "arguments", "complete"),
+    [
+        (HERMES, CALL, '{"city": "Oslo"}', True),
+        (HERMES, CALL.partition("}")[0], '{"city": "Oslo"', False),
+        (HERMES, CALL.partition("}")[0] + "}", '{"city": "Oslo"}', True),
+        (HERMES, CALL.replace('"Oslo"', "Oslo"), '{"city": Oslo}}\n', False),
+        (APERTUS_NAMES, '<tool_call>{"weather": 5}</tool_call>', "{}", True),
+        (APERTUS_NAMES, '<tool_call>{"weather": {"city": ', '{"city": ', False),
+        (LFM2, "<|tool_call_start|>[weather(city='Oslo'", '{"city":"Oslo"', False),
+        (LFM2, "<|tool_call_start|>[weather(Oslo)]<|tool_call_end|>", '{"Oslo")]', False),
+        (HARMONY, "<|channel|>commentary to=functions.weather<|message|><|call|>", "{}", True),
+        (HARMONY, "<|channel|>commentary to=functions.weather<|message|>", "", False),
+        (HARMONY, "<|channel|>commentary to=functions.weather<|message|>[1]<|call|>", "[1]", False),
+        (HARMONY, '<|channel|>commentary to=functions.weather<|message|>{"city": 1}', '{"city": 1}', True),
+        (QWEN3_CODER, "<tool_call>\n<function=weather>\n<parameter=city>\nO\n", '{"city": "O\\n', False),
+        (QWEN3_CODER, "<tool_call>\n<function=weather>\n<parameter=city>\nO\n</parameter>", '{"city": "O"', False),
+        (MINIMAX_M3, ']<]minimax[>[<invoke name="weather">]<]minimax[>[<city>O', '{"city": "O', False),
+    ],
+)
+def test_a_call_is_complete_if_its_arguments_are_an_object(
+    dialect: Dialect, raw: str, arguments: str, complete: bool
+) -> None:
+    reader = DialectReader(dialect, tools=[CITY], prompt_end="<|start|>assistant")
+    events = [*reader.feed(raw), *reader.finish()]
+    assert gather(events) == Answer(calls=(("weather", arguments),))
+    assert [event for event in events if isinstance(event, ToolCallEnd)] == [ToolCallEnd(0, complete=complete)]
+
+
+def test_arguments_before_the_name_cost_little_a_piece() -> None:
+    raw = '<tool_call>\n{"arguments": {"city": "' + "x" * 200_000
+    reader = DialectReader(HERMES, tools=[CITY], prompt_end="")
+    pieces = cut(raw, [4])
+    start = time.perf_counter()
+    for piece in pieces:
+        reader.feed(piece)
+    # 5 µs here; a reader that copies what it has to remember takes 20 µs at this length and ever more beyond.
+    assert (time.perf_counter() - start) / len(pieces) < 100e-6
+
+
 def test_bare_calls() -> None:
     call = '{"name": "weather", "parameters": {"city": "Oslo"}}'
     assert read(LLAMA3, f" {call}; {call}", tools=[CITY]) == Answer(calls=CALLED * 2)
@@ -215,11 +280,11 @@ def test_where_sampling_is_greedy() -> None:
         *("\n</para", "meter>\n", "</function>", "\n</tool_call>", "\nDone"),
     ):
         hear(reader, piece)
-        seen.append((reader.structural, reader.calling))
-    text, marker, structure, value = (False, False), (True, False), (True, True), (False, True)
+        seen.append(reader.structural)
+    text, structure, value = False, True, False
     assert seen == [
-        *(text, text, text, marker, marker, marker, structure, value, value, value),
-        *(structure, structure, marker, text, text),
+        *(text, text, text, structure, structure, structure, structure, value, value, value),
+        *(structure, structure, structure, text, text),
     ]
 
 

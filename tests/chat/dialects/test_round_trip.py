@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4trio.chat.dialects import HERMES, Dialect, DialectReader, write_call
+from ds4trio.chat.dialects import HERMES, Dialect, DialectReader
 from ds4trio.chat.dialects.rows import (
     FUNCTIONARY,
     GEMMA4,
@@ -24,6 +24,7 @@ from ds4trio.chat.dialects.rows import (
 from ds4trio.chat.events import OutputEvent
 from ds4trio.chat.messages import Tool
 from tests.chat.dialects.answers import Answer, cut, cuts, gather
+from tests.chat.dialects.write import write_call
 
 QWEN3_CODER = Dialect(
     codec="tagged",

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -12,13 +13,14 @@ from ds4trio.engine import (
     EngineError,
     EngineStoppedError,
     Finished,
+    Generation,
     GenerationRequest,
     Phase,
     Progress,
     Sampling,
     TextDelta,
 )
-from ds4trio.engine.llama import LlamaOptions, open_llama_engine
+from ds4trio.engine.llama import LlamaOptions, grammar, open_llama_engine
 from ds4trio.engine.llama.context import Context
 
 pytestmark = pytest.mark.slow
@@ -52,6 +54,12 @@ async def ask(
             else:
                 return "".join(texts), event
     raise AssertionError("a generation ends with Finished")
+
+
+async def read(generation: Generation) -> None:
+    await generation.prefill()
+    async for _ in generation:
+        pass
 
 
 async def test_answers_and_stops_at_the_models_own_end(options: LlamaOptions) -> None:
@@ -271,6 +279,70 @@ async def test_worker_that_dies_fails_its_requests_and_every_later_one(
                 with pytest.raises(EngineError, match="the engine has stopped"):
                     await tokens(engine, QUESTION)
             await trio.sleep_forever()
+
+
+async def test_the_servers_stop_is_told_as_such(options: LlamaOptions) -> None:
+    ended = trio.Event()
+    async with trio.open_nursery() as nursery:
+        leave = trio.Event()
+        async with open_llama_engine(options) as engine:
+            prompt = await tokens(engine, STORY * 80)
+
+            async def one() -> None:
+                async with engine.generate(GenerationRequest(prompt=prompt, max_tokens=500)) as generation:
+                    leave.set()
+                    with pytest.raises(EngineStoppedError):
+                        await read(generation)
+                ended.set()
+
+            nursery.start_soon(one)
+            await leave.wait()
+        with trio.fail_after(5):
+            await ended.wait()
+        with pytest.raises(EngineStoppedError):
+            await ask(engine, prompt)
+
+
+async def test_a_listener_that_fails_fails_its_request_only(
+    options: LlamaOptions, caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(_: Progress) -> None:
+        raise RuntimeError(QUESTION)
+
+    async with open_llama_engine(options) as engine:
+        prompt = await tokens(engine, QUESTION)
+
+        async def failing() -> None:
+            request = GenerationRequest(prompt=prompt, max_tokens=50)
+            async with engine.generate(request, on_progress=explode) as generation:
+                with trio.fail_after(5), pytest.raises(EngineError, match="RuntimeError"):
+                    await read(generation)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing)
+            assert (await ask(engine, QUESTION, max_tokens=50))[0] == "The capital of France is Paris."
+    assert "RuntimeError" in caplog.text
+    assert "France" not in caplog.text, "the message may quote a prompt"
+
+
+async def test_what_grammars_need_is_there_once_the_model_is_loaded(
+    options: LlamaOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the GIL, and with it every client, so the first constrained request must not wait for it."""
+    made: list[object] = []
+    make = grammar._tokenizer
+
+    def making(*arguments: Any) -> object:
+        made.append(arguments)
+        return make(*arguments)
+
+    monkeypatch.setattr(grammar, "_tokenizer", making)
+    async with open_llama_engine(options) as engine:
+        assert len(made) == 1
+        request = GenerationRequest(prompt=await tokens(engine, QUESTION), max_tokens=5, grammar='start: "yes"')
+        async with engine.generate(request) as generation:
+            await generation.prefill()
+        assert len(made) == 1
 
 
 async def test_load_that_is_given_up_is_no_failure(options: LlamaOptions) -> None:

@@ -1,17 +1,19 @@
 """The tokenizer inside `Engine.prepare`: what is special, what is text, and that no cut of a long text shows."""
 
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import example, given, settings
+import trio.testing
+from hypothesis import given
 from hypothesis import strategies as st
 
-from ds4trio.engine import EngineError, Tokenizer
+from ds4trio.engine import EngineStoppedError, Tokenizer
 from ds4trio.engine.llama import LlamaOptions, open_llama_engine
-from ds4trio.engine.llama import vocabulary as cuts
+from ds4trio.engine.llama.engine import PREPARED_AT_ONCE
 from ds4trio.engine.llama.model import load_model
 from ds4trio.engine.llama.vocabulary import Vocabulary, any_of
 
@@ -25,62 +27,6 @@ SOURCE = 'def main(argv: list[str]) -> None:\n    print("né", 12345)\n\nif __na
 def vocabulary(model: Path) -> Iterator[Vocabulary]:
     with load_model(str(model), n_gpu_layers=0, on_progress=lambda _: True) as loaded:
         yield loaded.vocabulary
-
-
-@pytest.fixture
-def short_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuts, "LONG_PIECE", 2)
-    monkeypatch.setattr(cuts, "SPECIALS_PER_PIECE", 2)
-
-
-# Whatever a pre-tokenizer looks at: letters, digits, punctuation, white space of every kind, contractions.
-fragments = st.sampled_from(
-    [
-        "\n",
-        "\n\n",
-        "\r\n",
-        " ",
-        "  ",
-        "\t",
-        "a",
-        "The",
-        "'s",
-        "'",
-        "1",
-        "23",
-        ".",
-        ");",
-        "é",
-        "日",
-        "😀",
-        "\u00a0",
-        "\u2028",
-    ]
-)
-texts = st.lists(st.one_of(fragments, st.just("\n"), st.sampled_from(["<|im_start|>", "x"])), max_size=40).map("".join)
-
-
-@settings(max_examples=500, deadline=None)
-@given(text=texts)
-@example(text="a\nb  \nc\n\nd \n e;\nf\r\ng1\nh")
-def test_pieces_have_the_same_tokens_as_the_whole(vocabulary: Vocabulary, text: str) -> None:
-    whole = vocabulary.tokenize(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cuts, "LONG_PIECE", 2)
-        patch.setattr(cuts, "SPECIALS_PER_PIECE", 2)
-        assert vocabulary.tokenize(text) == whole
-    assert b"".join(vocabulary.pieces(whole)) == text.encode()
-
-
-def test_lines_are_where_a_long_text_is_cut(vocabulary: Vocabulary, short_pieces: None) -> None:
-    cut = 0
-
-    def count() -> None:
-        nonlocal cut
-        cut += 1
-
-    vocabulary.tokenize("one\ntwo\n  three\n\nfour\nfive", check=count)
-    assert cut == 3, "after one and after four"
 
 
 @given(texts=st.sets(st.text("ab<.|\n", min_size=1, max_size=5)), text=st.text("ab<.|\n", max_size=20))
@@ -124,7 +70,7 @@ async def test_a_tokenizer_that_outlives_its_engine_refuses(options: LlamaOption
     async with open_llama_engine(options) as engine:
         await engine.prepare(kept.append)
     for use in (lambda: kept[0].tokenize("a"), lambda: kept[0].pieces([1])):
-        with pytest.raises(EngineError, match="stopped"):
+        with pytest.raises(EngineStoppedError):
             use()
 
 
@@ -144,3 +90,28 @@ async def test_leaving_stops_the_tokenizing_of_a_long_text(options: LlamaOptions
         with trio.fail_after(3), trio.move_on_after(0.2) as scope:
             await engine.prepare(lambda tokenizer: tokenizer.tokenize(text))
         assert scope.cancelled_caught
+
+
+async def test_leaving_stops_the_spelling_of_many_tokens(options: LlamaOptions) -> None:
+    async with open_llama_engine(options) as engine:
+        tokens = [1] * 5_000_000
+        with trio.fail_after(3), trio.move_on_after(0.2) as scope:
+            await engine.prepare(lambda tokenizer: tokenizer.pieces(tokens))
+        assert scope.cancelled_caught
+
+
+async def test_preparing_takes_no_thread_from_others_nor_they_from_it(options: LlamaOptions) -> None:
+    others = trio.to_thread.current_default_thread_limiter()
+    async with open_llama_engine(options) as engine, trio.open_nursery() as nursery:
+        free = threading.Event()
+        for _ in range(PREPARED_AT_ONCE + 1):
+            nursery.start_soon(engine.prepare, lambda _: free.wait())
+        await trio.testing.wait_all_tasks_blocked()
+        assert others.borrowed_tokens == 0
+        free.set()
+        for holder in range(int(others.total_tokens)):
+            others.acquire_on_behalf_of_nowait(holder)
+        with trio.fail_after(5):
+            assert await engine.prepare(lambda tokenizer: tokenizer.tokenize("a"))
+        for holder in range(int(others.total_tokens)):
+            others.release_on_behalf_of(holder)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from ds4trio.engine.base import EngineError, GenerationRequest, TextDelta, TokenLogprob
 from ds4trio.engine.text import Piece, StopFilter
 
-__all__ = ["Answer", "guidance"]
+__all__ = ["AnswerText", "guidance"]
 
 
 @contextmanager
@@ -26,8 +26,8 @@ def guidance() -> Iterator[None]:
         raise EngineError(f"what guides the answer failed: {type(error).__name__}") from error
 
 
-class Answer:
-    """The answer to one request as it grows.
+class AnswerText:
+    """The text of the answer to one request as it grows.
 
     ``sampled`` counts its tokens. ``stopped`` is the stop string that ended the text, or None. Bytes that are no
     UTF-8 become U+FFFD.

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds4trio.engine import EngineError, GenerationRequest, TextDelta, TokenLogprob
-from ds4trio.engine.answer import Answer
+from ds4trio.engine.answer_text import AnswerText
 
 LETTERS = "abé€😀"
 MARKER = "<call>"
@@ -38,11 +38,11 @@ class Witness:
         self.seen.append((text, special))
 
 
-def answer(*, stop: tuple[str, ...] = (), guide: Witness | None = None) -> Answer:
-    return Answer(GenerationRequest(prompt=[1], max_tokens=100, stop=stop, guide=guide))
+def answer(*, stop: tuple[str, ...] = (), guide: Witness | None = None) -> AnswerText:
+    return AnswerText(GenerationRequest(prompt=[1], max_tokens=100, stop=stop, guide=guide))
 
 
-def take(answer: Answer, token: Token, logprob: TokenLogprob | None = None) -> list[TextDelta]:
+def take(answer: AnswerText, token: Token, logprob: TokenLogprob | None = None) -> list[TextDelta]:
     return answer.take(token or b"", marker=MARKER if token is None else None, logprob=logprob)
 
 

@@ -1,4 +1,4 @@
-"""Writes calls the way a dialect's template does: the reverse of reading, for tests and to show each codec."""
+"""Writes calls the way a dialect's template does: the reverse of reading."""
 
 import html
 import json

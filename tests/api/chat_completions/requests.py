@@ -1,0 +1,61 @@
+"""Chat requests as clients write them, and what becomes of them."""
+
+import json
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from ds4trio.api.chat_completions import ChatCompletions
+from ds4trio.api.chat_completions.answer import ChatDocument, ChatOptions, ChatStream
+from ds4trio.api.errors import InvalidRequestError
+from ds4trio.api.task import Task
+from ds4trio.chat import Conversation
+
+HI = [{"role": "user", "content": "hi"}]
+SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}}
+GOLDEN = sorted((Path(__file__).parents[2] / "data" / "requests").glob("*chat-completions*.json"))
+
+
+def body(**members: object) -> bytes:
+    return json.dumps({"messages": HI, **members}).encode()
+
+
+def raw(members: str) -> bytes:
+    """A body with members that ``json.dumps`` would not write."""
+    return f'{{"messages": [{{"role": "user", "content": "hi"}}], {members}}}'.encode()
+
+
+def parse(request: bytes) -> Task:
+    return ChatCompletions().parse(request)
+
+
+def conversation(**members: object) -> Conversation:
+    prompt = parse(body(**members)).prompt
+    assert isinstance(prompt, Conversation)
+    return prompt
+
+
+def answer_of(task: Task) -> tuple[type[ChatStream | ChatDocument], ChatOptions]:
+    """How the task is answered."""
+    assert isinstance(task.answer, partial)
+    return cast("Any", task.answer.func), task.answer.keywords["options"]
+
+
+def described(request: bytes) -> dict[str, object]:
+    """All that a request asks for, to compare it."""
+    task = parse(request)
+    return {field.name: getattr(task, field.name) for field in fields(task)} | {"answer": answer_of(task)}
+
+
+def refusal(request: bytes) -> InvalidRequestError:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse(request)
+    assert caught.value.status == 400
+    return caught.value
+
+
+def function(name: str = "read", **members: object) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name, **members}}
