@@ -273,7 +273,9 @@ class SlotLife(RuleBasedStateMachine):
             assert keep == 0 or not self.whole_only
 
         if any(not before[other.id][0] for other in idle):
-            lost = before[slot.id][0][keep if origin is slot else 0 :]
+            # What the prompt brings again is not lost, its last token included, which is always computed anew.
+            held = before[slot.id][0]
+            lost = held[naive_prefix(held, prompt) :]
             assert not lost, "a conversation was destroyed beside an empty slot"
 
         slot.tokens = prompt[:keep]
