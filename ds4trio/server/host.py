@@ -1,5 +1,6 @@
 """Who owns the engine: opens it when the server starts, closes it when the server ends, says how it is meanwhile."""
 
+import gc
 import logging
 import os
 import time
@@ -116,6 +117,9 @@ class EngineHost:
             self._warn_of_context(engine.info)
             # A stranger's program, and it is tried out: not on the event loop.
             chat = await trio.to_thread.run_sync(self._chat_model, engine.info)
+            # What is loaded by now stays. A full collection that looks at all of it holds the event loop for 30 ms.
+            gc.collect()
+            gc.freeze()
             await self._keep(engine, chat)
 
     def _warn_of_context(self, info: ModelInfo) -> None:

@@ -12,7 +12,6 @@ before them only, so a text that goes on keeps its tokens.
 import ctypes
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import groupby
 
 import llama_cpp
@@ -58,6 +57,10 @@ class Vocabulary:
         self._adds_bos = bool(llama_cpp.llama_vocab_get_add_bos(pointer))
         self._is_bpe = llama_cpp.llama_vocab_type(pointer) == llama_cpp.LLAMA_VOCAB_TYPE_BPE
         self.control = frozenset(text for text, token in self.special.items() if self._attributes[token] & CONTROL)
+        # No merge crosses the end of a word. Every token is looked at: a tenth of a second for 50,000.
+        self._words_are_apart = self._is_bpe and not any(
+            SPANS_WORDS.search(self.piece(token, special=True)) for token in range(self.size)
+        )
         special = self._partitioning_texts()
         self._special_start = re.compile(any_of(special) or "(?!)")
         self._longest_special = max(map(len, special), default=0)
@@ -151,13 +154,6 @@ class Vocabulary:
                 return stop
             window = stop  # other kinds treat the beginning of a text in a way of their own
         return len(text)
-
-    @cached_property
-    def _words_are_apart(self) -> bool:
-        """Whether no merge crosses the end of a word. Asked for long texts only: it looks at every token, once."""
-        return self._is_bpe and not any(
-            SPANS_WORDS.search(self.piece(token, special=True)) for token in range(self.size)
-        )
 
     def _partitioning_texts(self) -> set[str]:
         """The texts at which llama.cpp parts a text before anything else happens to it."""
