@@ -1,6 +1,5 @@
 """OpenAI Completions: ``POST /v1/completions``, raw text in and raw text out, no template and no dialect."""
 
-import math
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from ds4trio.api import sse
-from ds4trio.api.answer import AnswerUsage, CollectedAnswer, Delta, Ending, Frame, StreamAnswer
+from ds4trio.api.answer import Delta, Ending, Frame
 from ds4trio.api.body import SamplingMembers, StopMember, StreamOptions, decode, stop_strings
-from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error, openai_error_document
-from ds4trio.api.shapes import usage_object
+from ds4trio.api.chunks import ChoicesDocument, ChunkStream
+from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error_document
 from ds4trio.api.task import RawPrompt, Task
-from ds4trio.api.timings import timings
+from ds4trio.api.transcript import Transcript
 from ds4trio.chat import ContentDelta
 from ds4trio.engine import Progress, TokenLogprob
 
@@ -156,104 +154,56 @@ def _text(delta: Delta) -> str:
     return "".join(event.text for event in delta.events if isinstance(event, ContentDelta))
 
 
-class CompletionStream(StreamAnswer):
+class CompletionStream(ChunkStream):
     """Implements `Answer` with ``text_completion`` events, ended by ``[DONE]``."""
 
     def __init__(self, frame: Frame, *, options: CompletionOptions) -> None:
-        self._frame: dict[str, Any] = {
-            "id": f"cmpl-{frame.id}",
-            "object": "text_completion",
-            "created": math.floor(frame.created),
-            "model": frame.model,
-        }
-        if options.include_usage:
-            self._frame["usage"] = None
         prompts = [prompt for prompt in frame.prompts for _ in range(options.n)]
+        super().__init__(
+            frame,
+            prefix="cmpl",
+            kind="text_completion",
+            choices=len(prompts),
+            empty={"text": ""},
+            include_usage=options.include_usage,
+        )
         self._echo = prompts if options.echo else []
-        self._include_usage = options.include_usage
         self._tokens = [_TokenTexts() for _ in prompts]
-        self._running = list(range(len(prompts)))
 
     def start(self, progress: Progress) -> bytes:
         """An empty text, or with ``echo`` the prompts."""
-        return b"".join(self._chunk(choice, prompt) for choice, prompt in enumerate(self._echo)) or self._chunk(0, "")
+        echoes = (self.chunk(choice, {"text": prompt}) for choice, prompt in enumerate(self._echo))
+        return b"".join(echoes) or self.chunk(0, {"text": ""})
 
     def beat_event(self, progress: Progress) -> bytes:
-        """A chunk without text for a choice that still runs, without a choice once all have ended."""
-        return self._chunk(self._running[0], "") if self._running else self._event([])
+        """A chunk without text."""
+        return self.aside()
 
     def delta(self, choice: int, delta: Delta) -> bytes:
         """A chunk of text."""
         text = _text(delta)
         if delta.logprobs:
-            return self._chunk(choice, text, logprobs=self._tokens[choice].logprobs(delta.logprobs))
-        return self._chunk(choice, text) if text else b""
+            return self.chunk(choice, {"text": text}, logprobs=self._tokens[choice].logprobs(delta.logprobs))
+        return self.chunk(choice, {"text": text}) if text else b""
 
     def end(self, choice: int, ending: Ending) -> bytes:
         """The finish reason."""
-        self._running.remove(choice)
-        return self._chunk(choice, "", finish_reason=ending.reason, timings=timings(ending))
-
-    def finish(self, usage: AnswerUsage) -> bytes:
-        """The usage if it was asked for, and ``[DONE]``."""
-        end = b""
-        if self._include_usage:
-            end = self._event([], usage=usage_object(usage))
-        return end + b"data: [DONE]\n\n"
-
-    def error(self, error: ApiError) -> bytes:
-        """OpenAI's error object as an event (the SDKs raise on it), and ``[DONE]``."""
-        return sse.data(openai_error(error)) + b"data: [DONE]\n\n"
-
-    def refusal(self, error: ApiError) -> bytes:
-        """OpenAI's error object."""
-        return openai_error_document(error)
-
-    def _chunk(
-        self,
-        choice: int,
-        text: str,
-        *,
-        logprobs: dict[str, Any] | None = None,
-        finish_reason: str | None = None,
-        **members: object,
-    ) -> bytes:
-        entry = {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._event([entry], **members)
-
-    def _event(self, choices: list[dict[str, Any]], **members: object) -> bytes:
-        return sse.data({**self._frame, "choices": choices, **members})
+        return self.end_choice(choice, ending, ending.reason)
 
 
-class CompletionDocument(CollectedAnswer):
+class CompletionDocument(ChoicesDocument):
     """Implements `Answer` with one ``text_completion`` object."""
 
     def __init__(self, frame: Frame, *, options: CompletionOptions) -> None:
-        super().__init__()
-        self._frame = {
-            "id": f"cmpl-{frame.id}",
-            "object": "text_completion",
-            "created": math.floor(frame.created),
-            "model": frame.model,
-        }
+        super().__init__(frame, prefix="cmpl", kind="text_completion")
         self._echo = [prompt for prompt in frame.prompts for _ in range(options.n)] if options.echo else []
         self._logprobs = options.logprobs
 
-    def finish(self, usage: AnswerUsage) -> bytes:
-        """The whole document."""
-        choices = [
-            {
-                "index": index,
-                "text": (self._echo[index] if self._echo else "") + transcript.content,
-                "logprobs": _TokenTexts().logprobs(transcript.logprobs) if self._logprobs else None,
-                "finish_reason": self.endings[index].reason,
-            }
-            for index, transcript in sorted(self.choices.items())
-        ]
-        return msgspec.json.encode(
-            {**self._frame, "choices": choices, "usage": usage_object(usage), "timings": timings(self.endings[0])}
-        )
-
-    def refusal(self, error: ApiError) -> bytes:
-        """OpenAI's error object."""
-        return openai_error_document(error)
+    def choice_object(self, index: int, transcript: Transcript, ending: Ending) -> dict[str, Any]:
+        """The choice with its text, the echo before it."""
+        return {
+            "index": index,
+            "text": (self._echo[index] if self._echo else "") + transcript.content,
+            "logprobs": _TokenTexts().logprobs(transcript.logprobs) if self._logprobs else None,
+            "finish_reason": ending.reason,
+        }
