@@ -1,10 +1,10 @@
 """The application that ``hypercorn -k trio ds4trio.asgi:app`` serves, configured by ``DS4TRIO_*`` variables."""
 
-import logging
 import sys
 
 from ds4trio import create_app
 from ds4trio.config import ConfigError
+from ds4trio.server.request_log import configure_logging
 
 __all__ = ["app"]
 
@@ -15,4 +15,4 @@ except ConfigError as error:
     sys.exit(f"ds4trio: {error}")
 
 # Somebody who brings a logging configuration keeps it; otherwise the request log would go nowhere.
-logging.basicConfig(level=app.settings.log_level.upper(), format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+configure_logging(app.settings.log_level)

@@ -1,6 +1,5 @@
 """The command line. Flags are made from `Settings`, so there is one list of settings."""
 
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any, get_args, get_origin, get_type_hints
@@ -59,14 +58,10 @@ def serve(config: str | None, **flags: object) -> None:
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     try:
         settings = load_settings(given, config_file=config)
-        logging.basicConfig(
-            level=settings.log_level.upper(),
-            format="%(asctime)s %(message)s",
-            datefmt="%H:%M:%S",
-            stream=sys.stderr,
-        )
+        from ds4trio.server.request_log import configure_logging  # noqa: PLC0415 - --help stays fast
         from ds4trio.server.serve import serve as run  # noqa: PLC0415 - --help stays fast
 
+        configure_logging(settings.log_level)
         status = trio.run(lambda: run(settings, on_ready=_say_ready))
     except ConfigError as error:
         raise click.ClickException(str(error)) from None

@@ -72,6 +72,7 @@ class Completions:
         )
         return Task(
             kind="completion",
+            prompt_member="prompt",
             model=request.model,
             prompt=_prompts(request.prompt),
             answer=partial(CompletionStream if request.stream else CompletionDocument, options=options),

@@ -22,7 +22,7 @@ class Task:
     ``prompt`` is a conversation, or raw prompts (text or token ids) that are answered one by one, each ``n`` times.
     ``overrides`` are fields of `Sampling` that the client set. ``max_tokens`` None means up to the context.
     ``warnings`` tell the client what was left out; they go into a header, so only the first few are kept. ``kind`` is
-    the protocol's name in the log.
+    the protocol's name in the log, ``prompt_member`` the member of the body that holds the prompt.
     """
 
     kind: str
@@ -36,6 +36,7 @@ class Task:
     top_logprobs: int | None = None
     ignore_eos: bool = False
     warnings: tuple[str, ...] = ()
+    prompt_member: str = "messages"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warnings", self.warnings[:MOST_WARNINGS])

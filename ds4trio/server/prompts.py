@@ -37,7 +37,7 @@ def prepare(task: Task, chat: ChatModel | None, info: ModelInfo, tokenizer: Toke
     prompts = [_raw(task, index, prompt, info, tokenizer) for index, prompt in enumerate(task.prompt)]
     choices = []
     for _, tokens in prompts:
-        limit = _limit(task, len(tokens), info, param="prompt")
+        limit = _limit(task, len(tokens), info)
         for number in range(task.n):
             request = GenerationRequest(
                 prompt=tokens,
@@ -71,7 +71,7 @@ def _conversation(
     tokens = _tokenized(prompt.pieces, tokenizer)
     if not tokens:
         raise InvalidRequestError("the chat template makes an empty prompt of these messages", param="messages")
-    limit = _limit(task, len(tokens), info, param="input" if task.kind == "responses" else "messages")
+    limit = _limit(task, len(tokens), info)
     choices = []
     for number in range(task.n):
         sampling = _sampling(task, info.sampling, number)
@@ -116,7 +116,7 @@ def _check_tool_names(conversation: Conversation) -> None:
 def _raw(task: Task, index: int, prompt: RawPrompt, info: ModelInfo, tokenizer: Tokenizer) -> tuple[str, list[int]]:
     if isinstance(prompt, str):
         return prompt, tokenizer.tokenize(prompt)
-    _limit(task, len(prompt), info, param="prompt")  # before millions of ids are spelled out
+    _limit(task, len(prompt), info)  # before millions of ids are spelled out
     try:
         pieces = tokenizer.pieces(prompt)
     except ValueError:
@@ -136,10 +136,10 @@ def _sampling(task: Task, defaults: Sampling, number: int) -> Sampling:
     return replace(defaults, **overrides)
 
 
-def _limit(task: Task, prompt_tokens: int, info: ModelInfo, *, param: str) -> int:
+def _limit(task: Task, prompt_tokens: int, info: ModelInfo) -> int:
     room = info.context_length - prompt_tokens
     if room < 1:
-        raise ContextLengthError(prompt_tokens, info.context_length, param=param)
+        raise ContextLengthError(prompt_tokens, info.context_length, param=task.prompt_member)
     return min(room, task.max_tokens or room)
 
 

@@ -5,9 +5,14 @@ import time
 
 from ds4trio.engine import Phase, Progress, Usage
 
-__all__ = ["RequestLog"]
+__all__ = ["RequestLog", "configure_logging"]
 
 log = logging.getLogger("ds4trio.request")
+
+
+def configure_logging(level: str) -> None:
+    """Write to standard error, a time before each line, unless somebody has configured logging already."""
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
 
 class RequestLog:

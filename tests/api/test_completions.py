@@ -103,6 +103,7 @@ def test_the_least_request_asks_for_one_document_of_sixteen_tokens() -> None:
         "top_logprobs": None,
         "ignore_eos": False,
         "warnings": (),
+        "prompt_member": "prompt",
     }
 
 

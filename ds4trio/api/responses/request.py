@@ -124,6 +124,7 @@ def read(body: bytes, store: ResponseStore) -> Task:
     )
     return Task(
         kind="responses",
+        prompt_member="input",
         model=request.model,
         prompt=conversation,
         answer=partial(ResponsesStream if request.stream else ResponsesDocument, reply),

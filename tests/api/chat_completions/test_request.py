@@ -40,6 +40,7 @@ def test_the_least_request_asks_for_one_document_up_to_the_context() -> None:
         "top_logprobs": None,
         "ignore_eos": False,
         "warnings": (),
+        "prompt_member": "messages",
     }
 
 
