@@ -98,7 +98,7 @@ def output_events(draw: st.DrawFn, *, cut: bool = False, calls: bool = True) -> 
         elif part == "content":
             events += map(ContentDelta, draw(pieces(draw(texts))))
         else:
-            arguments = json.dumps(draw(st.dictionaries(texts, json_values, max_size=3)), ensure_ascii=False)
+            arguments = json.dumps(draw(st.dictionaries(texts, json_values, max_size=2)), ensure_ascii=False)
             if half := cut and draw(st.booleans()):
                 arguments = arguments[: draw(st.integers(0, len(arguments) - 1))]
             events.append(ToolCallStart(call, draw(st.sampled_from(["read", "write_file", "mcp__shell.run"]))))
