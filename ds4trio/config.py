@@ -62,6 +62,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: Annotated[int, Meta(ge=0, le=100_000, description="requests that may wait; the next one gets a 429")] = (
         64
     )
+    max_stall_ms: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=60_000,
+            description="milliseconds that one step may take while others wait for a token; larger prefills faster",
+        ),
+    ] = 250
     threads: Annotated[int, Meta(ge=0, le=1024, description="compute threads; 0: one per usable core")] = 0
     batch: Annotated[int, Meta(ge=32, le=8192, description="most tokens in one step (llama.cpp's ubatch)")] = 512
     n_gpu_layers: Annotated[
@@ -72,6 +80,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_type_v: Annotated[KvType, Meta(description="type of the V cache; other than f16 needs flash attention")] = (
         "f16"
     )
+
+    cache_ram_mb: Annotated[
+        int,
+        Meta(
+            ge=0, le=2**24, description="memory beside the KV for checkpoints and for requests that wait, MiB of each"
+        ),
+    ] = 2048
 
     prefill_tps: Annotated[float, Meta(gt=0, le=1e9, description="simulated engine: prompt tokens per second")] = 270.0
     decode_tps: Annotated[float, Meta(gt=0, le=1e9, description="simulated engine: answer tokens per second")] = 20.0
@@ -104,6 +119,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         60.0
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level logged")] = "info"
+    log_prompts: Annotated[
+        bool, Meta(description="quote a few words of the prompts in the log line of a cache miss; they are private")
+    ] = False
 
 
 def field_names() -> tuple[str, ...]:

@@ -28,7 +28,10 @@ class StreamOptions(Struct):
 
 
 class SamplingMembers(Struct):
-    """Members that say how to draw tokens: OpenAI's names, and llama.cpp's for what OpenAI has not."""
+    """Members that say how to draw tokens: OpenAI's names, and llama.cpp's for what OpenAI has not.
+
+    And ``priority``, which vLLM has in the same place: lower goes first, 0 is normal.
+    """
 
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
@@ -42,6 +45,7 @@ class SamplingMembers(Struct):
     seed: int | None = None
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] | None = None
     ignore_eos: bool | None = None
+    priority: Annotated[int, Meta(ge=-100, le=100)] | None = None
 
     def overrides(self) -> dict[str, Any]:
         """The fields of `Sampling` that were given. Raises `InvalidRequestError` for a bad token id."""

@@ -82,6 +82,7 @@ class Completions:
             n=options.n,
             top_logprobs=request.logprobs,
             ignore_eos=bool(request.ignore_eos),
+            priority=request.priority,
         )
 
     def error_document(self, error: ApiError) -> bytes:

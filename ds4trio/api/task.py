@@ -22,7 +22,8 @@ class Task:
     ``prompt`` is a conversation, or raw prompts (text or token ids) that are answered one by one, each ``n`` times.
     ``overrides`` are fields of `Sampling` that the client set. ``max_tokens`` None means up to the context.
     ``warnings`` tell the client what was left out; they go into a header, so only the first few are kept. ``kind`` is
-    the protocol's name in the log, ``prompt_member`` the member of the body that holds the prompt.
+    the protocol's name in the log, ``prompt_member`` the member of the body that holds the prompt. ``priority`` is the
+    one of `GenerationRequest`, None where the body does not say it.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Task:
     n: int = 1
     top_logprobs: int | None = None
     ignore_eos: bool = False
+    priority: int | None = None
     warnings: tuple[str, ...] = ()
     prompt_member: str = "messages"
 

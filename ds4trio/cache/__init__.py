@@ -1,9 +1,22 @@
-"""What is kept: token prefixes whose KV is still there, and what may be given up.
+"""What is kept: token prefixes whose KV is still there, states to go back to, and what may be given up.
 
 Pure bookkeeping over token ids. It does not know llama.cpp, threads or HTTP; the engine asks it where a new prompt
-should go and tells it what became of every sequence.
+should go and tells it what became of every sequence. `prefix_tree` knows which tokens sequences share, `slots` decides
+where a prompt goes and what is lost first, `memory_kind` says what a model's memory can do.
 """
 
-from ds4trio.cache.slots import Placement, Slot, SlotTable, common_prefix
+from ds4trio.cache.memory_kind import Checkpoint, MemoryKind
+from ds4trio.cache.prefix_tree import PrefixTree
+from ds4trio.cache.slots import Cut, Nearest, Placement, Slot, SlotTable, common_prefix
 
-__all__ = ["Placement", "Slot", "SlotTable", "common_prefix"]
+__all__ = [
+    "Checkpoint",
+    "Cut",
+    "MemoryKind",
+    "Nearest",
+    "Placement",
+    "PrefixTree",
+    "Slot",
+    "SlotTable",
+    "common_prefix",
+]

@@ -19,6 +19,7 @@ from ds4trio.chat.probe import probe
 from ds4trio.chat.spelling import Spelling, pieces
 from ds4trio.chat.template import ChatTemplate, TemplateFailedError, go_on
 from ds4trio.chat.thinking import is_off
+from ds4trio.chat.turns import TurnMarks, turn_marks
 
 __all__ = ["ChatModel", "Prompt"]
 
@@ -33,7 +34,7 @@ class Prompt:
     ``pieces`` are the text, cut where a message or a tool spells a control token: tokenized one by one, they have only
     those that the template wrote. ``markers`` are the special tokens that the reader wants to see, id → text;
     ``banned`` tokens must not be sampled; text ends before one of ``stop``. ``reader`` and ``guide`` make a new one for
-    each answer; a guide is None where there is nothing to guide.
+    each answer; a guide is None where there is nothing to guide. ``turns`` are what turns begin with in it.
     """
 
     pieces: tuple[str, ...]
@@ -43,6 +44,7 @@ class Prompt:
     grammar: str | None
     reader: Callable[[], DialectReader]
     guide: Callable[[], AnswerGuide | None]
+    turns: TurnMarks
 
     @property
     def text(self) -> str:
@@ -74,9 +76,10 @@ class ChatModel:
         self._markers = self.dialect.special_markers(self._special_tokens)
         # Templates look for the marks around reasoning in what an assistant has said.
         dialect = self.dialect
-        self._spelling = Spelling(
-            {*control_tokens} - {dialect.think_start.strip(), *map(str.strip, dialect.think_ends)}
-        )
+        think_marks = {dialect.think_start.strip(), *map(str.strip, dialect.think_ends)}
+        unspellable = {token for token in control_tokens if len(token) > 1} - think_marks
+        self._spelling = Spelling(unspellable)
+        self._turns = turn_marks(self._template, self.capabilities, unspellable)
 
     def render(self, conversation: Conversation, *, check: Callable[[], None] = go_on) -> str:
         """The text of the prompt alone. Blocks. Raises `TemplateFailedError`, or what ``check`` raises."""
@@ -146,6 +149,7 @@ class ChatModel:
             grammar=grammar,
             reader=reader,
             guide=guide,
+            turns=self._turns,
         )
 
     def _forced_end(self, conversation: Conversation) -> str:

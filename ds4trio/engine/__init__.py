@@ -11,6 +11,7 @@ This room knows tokens and bytes of text. It does not know HTTP, protocols, mess
 """
 
 from ds4trio.engine.base import (
+    Divergence,
     Engine,
     EngineError,
     EngineStoppedError,
@@ -32,6 +33,7 @@ from ds4trio.engine.base import (
 )
 
 __all__ = [
+    "Divergence",
     "Engine",
     "EngineError",
     "EngineStoppedError",

@@ -1,29 +1,56 @@
-"""The queue in front of an engine: at most ``parallel`` requests inside, at most ``max_queue`` waiting, in order.
+"""The queue in front of an engine: at most ``parallel`` requests inside, at most ``max_queue`` waiting.
 
-Tickets live on the event loop only. A place is taken without waiting, a turn is waited for, and both are given back
-by `Ticket.leave`, which may be called at any time: a client that goes away while it waits is out of the queue at once.
+The more urgent go first, those of one priority in order of arrival. Tickets live on the event loop only. A place is
+taken without waiting, a turn is waited for, and both are given back by `Ticket.leave`, which may be called at any time:
+a client that goes away while it waits is out of the queue at once.
+
+Who finds the queue full is told when to come back: when the first of those that run is likely to end, since then the
+first of the queue starts and its place is free. An engine that knows how long its request still takes says so in
+`Admission.join`; of the others no more is known than how long requests took so far.
 """
 
 import math
+from bisect import insort
+from collections.abc import Callable
 
 import trio
 
 from ds4trio.engine.base import EngineStoppedError, QueueFullError
 
-__all__ = ["Admission", "Ticket"]
+__all__ = ["Admission", "Duration", "Ticket"]
 
-# Before any request has ended there is no measured time of service to derive a Retry-After from.
-FIRST_RETRY_AFTER = 5.0
+# Taken for the length of what was never measured, in seconds.
+FIRST_GUESS = 5.0
 SMOOTHING = 0.3
-# The SDKs do not retry at all when they are told to wait for more than 120 s.
-MOST_RETRY_AFTER = 60
+# Whole seconds that a client is told to wait. SDKs give up at once when they are told more than one or two minutes.
+LEAST_RETRY_AFTER, MOST_RETRY_AFTER = 1, 60
+
+
+class Duration:
+    """How long something takes that happens again and again: the mean, in which the latest count most."""
+
+    def __init__(self) -> None:
+        self._mean = FIRST_GUESS
+
+    def took(self, seconds: float) -> None:
+        """Count one that has ended."""
+        self._mean += SMOOTHING * (seconds - self._mean)
+
+    def left(self, elapsed: float) -> float:
+        """Seconds that one is likely to go on that began ``elapsed`` seconds ago.
+
+        One that has outlasted the mean is given as long again: that it must end any moment would be a poor guess.
+        """
+        return self._mean - elapsed if elapsed < self._mean else self._mean
 
 
 class Ticket:
-    """One request's place: first in the queue, then among the running."""
+    """One request's place: first in the queue, then among the running. Made by `Admission.join`."""
 
-    def __init__(self, admission: "Admission") -> None:
+    def __init__(self, admission: "Admission", priority: int, remaining: Callable[[], float | None]) -> None:
         self._admission = admission
+        self._priority = priority
+        self._remaining = remaining
         self._turn = trio.Event()
         self._granted_at: float | None = None
 
@@ -49,7 +76,7 @@ class Ticket:
 
 
 class Admission:
-    """Hands out tickets in order of arrival."""
+    """Hands out tickets, and turns to those who have one."""
 
     def __init__(self, *, parallel: int, max_queue: int) -> None:
         self._parallel = parallel
@@ -57,7 +84,8 @@ class Admission:
         self._waiting: list[Ticket] = []
         self._running: set[Ticket] = set()
         self._closed = False
-        self._seconds_per_request = FIRST_RETRY_AFTER
+        self._service = Duration()
+        """From a turn to the leaving."""
 
     @property
     def waiting(self) -> int:
@@ -69,14 +97,18 @@ class Admission:
         """How many tickets have had their turn and not left."""
         return len(self._running)
 
-    def join(self) -> Ticket:
-        """Take the last place. Not a checkpoint. Raises `QueueFullError` or `EngineStoppedError`."""
+    def join(self, *, priority: int = 0, remaining: Callable[[], float | None] = lambda: None) -> Ticket:
+        """Take a place: behind all who are as urgent or more so, before the others. Lower ``priority`` goes first.
+
+        ``remaining`` is asked for the seconds that this request is still expected to take once it had its turn, None
+        while that is unknown. Not a checkpoint. Raises `QueueFullError` or `EngineStoppedError`.
+        """
         if self._closed:
             raise EngineStoppedError
         if len(self._waiting) >= self._max_queue and len(self._running) >= self._parallel:
-            raise QueueFullError(len(self._waiting), self._retry_after())
-        ticket = Ticket(self)
-        self._waiting.append(ticket)
+            raise QueueFullError(len(self._running), len(self._waiting), self._retry_after())
+        ticket = Ticket(self, priority, remaining)
+        insort(self._waiting, ticket, key=lambda waiting: waiting._priority)
         self._grant()
         return ticket
 
@@ -92,9 +124,7 @@ class Admission:
             self._waiting.remove(ticket)
         elif ticket in self._running:
             self._running.remove(ticket)
-            assert ticket._granted_at is not None
-            took = trio.current_time() - ticket._granted_at
-            self._seconds_per_request += SMOOTHING * (took - self._seconds_per_request)
+            self._service.took(_elapsed(ticket))
             self._grant()
 
     def _grant(self) -> None:
@@ -105,5 +135,15 @@ class Admission:
             ticket._turn.set()
 
     def _retry_after(self) -> int:
-        """Whole seconds until a place in the queue is likely to be free, from the measured time of service."""
-        return min(MOST_RETRY_AFTER, max(1, math.ceil(self._seconds_per_request / self._parallel)))
+        """Whole seconds until the first of the running is expected to end."""
+        soonest = min(self._left(ticket) for ticket in self._running)
+        return max(LEAST_RETRY_AFTER, math.ceil(min(MOST_RETRY_AFTER, soonest)))
+
+    def _left(self, ticket: Ticket) -> float:
+        known = ticket._remaining()
+        return self._service.left(_elapsed(ticket)) if known is None else known
+
+
+def _elapsed(ticket: Ticket) -> float:
+    assert ticket._granted_at is not None
+    return trio.current_time() - ticket._granted_at

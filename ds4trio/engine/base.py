@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
 __all__ = [
+    "Divergence",
     "Engine",
     "EngineError",
     "EngineStoppedError",
@@ -39,10 +40,11 @@ class EngineError(Exception):
 
 
 class QueueFullError(EngineError):
-    """As many requests wait as may wait. ``retry_after`` is the number of seconds after which to try again."""
+    """As many requests run and wait as may. ``retry_after`` is the number of seconds after which to try again."""
 
-    def __init__(self, waiting: int, retry_after: int) -> None:
-        super().__init__(f"{waiting} requests are waiting already, try again in {retry_after} s")
+    def __init__(self, running: int, waiting: int, retry_after: int) -> None:
+        full = f"{waiting} requests are waiting already" if waiting else f"all {running} places are taken"
+        super().__init__(f"{full}, try again in {retry_after} s")
         self.retry_after = retry_after
 
 
@@ -66,12 +68,28 @@ class Phase(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Divergence:
+    """Where a prompt parts from what is cached, and so has to be computed from there on.
+
+    ``position`` counts tokens from 0; ``lost`` cached tokens follow it that this prompt cannot use. ``reason`` is a
+    guess in words that hold nothing of the prompt; ``cached`` and ``asked`` quote a few tokens around the place.
+    """
+
+    position: int
+    lost: int
+    reason: str
+    cached: str
+    asked: str
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A snapshot of a request, as fresh as the last step that touched it.
 
     ``queue_position`` counts from 1 (next to be started) up to ``queue_length``; both are 0 outside the queue.
     ``cached_tokens`` of the ``prompt_tokens`` needed no prefill; ``prefilled_tokens`` counts from the start of the
     prompt and includes them. ``rate`` is the average of this prefill in tokens per second, 0 while unknown.
+    ``divergence`` says why no more of the prompt was cached, where that is worth saying.
     """
 
     phase: Phase = Phase.QUEUED
@@ -82,6 +100,7 @@ class Progress:
     prefilled_tokens: int = 0
     output_tokens: int = 0
     rate: float = 0.0
+    divergence: Divergence | None = None
 
     @property
     def eta(self) -> float | None:
@@ -141,7 +160,9 @@ class GenerationRequest:
     as such, id → text; other control tokens leave no text. ``grammar`` is what llguidance's ``grammar_from`` returns:
     every sampled token obeys it. ``guide`` watches, see `Guide`; each request needs one of its own. ``top_logprobs``
     asks for the logprob of each token and of so many alternatives, None for none at all. With ``ignore_eos`` the
-    model cannot end the answer itself.
+    model cannot end the answer itself. The queue is in order of ``priority``, lower first, then of arrival; 0 is
+    normal. ``turns`` are the places in the prompt, ascending and not 0, where a turn of the user or the answer's own
+    begins: where the next prompt of the same conversation is likely to part from this one.
     """
 
     prompt: Sequence[int]
@@ -153,6 +174,8 @@ class GenerationRequest:
     guide: Guide | None = None
     top_logprobs: int | None = None
     ignore_eos: bool = False
+    priority: int = 0
+    turns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +239,7 @@ class ModelInfo:
     ``context_length`` is the number of tokens that prompt and answer may have together, ``trained_context_length``
     what the model was made for. ``chat_template`` is Jinja source, or None where the file has none.
     ``special_tokens`` maps the text of every control and user-defined token to its id; ``control_tokens`` are the texts
-    of the former. With ``shares_prefixes`` a
-    prompt can be begun with what another request, while that still runs, has computed of it.
+    of the former.
     """
 
     name: str
@@ -233,7 +255,6 @@ class ModelInfo:
     vocabulary_size: int = 0
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     control_tokens: frozenset[str] = frozenset()
-    shares_prefixes: bool = True
 
 
 class Tokenizer(Protocol):

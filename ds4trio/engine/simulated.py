@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from ds4trio.cache import Slot, SlotTable
-from ds4trio.engine.admission import Admission, Ticket
+from ds4trio.engine.admission import Admission, Duration
 from ds4trio.engine.answer_text import AnswerText, guidance
 from ds4trio.engine.base import (
     Finished,
@@ -97,6 +97,7 @@ class SimulatedEngine:
         answer: str | Callable[[GenerationRequest], str] | None = None,
     ) -> None:
         self._admission = Admission(parallel=parallel, max_queue=max_queue)
+        self._decoding = Duration()
         self._slots = SlotTable(parallel)
         self._compute = trio.Lock()
         self._prefill_tps = prefill_tps
@@ -143,7 +144,7 @@ class SimulatedEngine:
         self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = lambda _: None
     ) -> AsyncGenerator["SimulatedGeneration", None]:
         """See `Engine.generate`."""
-        generation = SimulatedGeneration(self, self._admission.join(), request, on_progress)
+        generation = SimulatedGeneration(self, request, on_progress)
         try:
             yield generation
         finally:
@@ -164,12 +165,11 @@ class SimulatedGeneration:
     def __init__(
         self,
         engine: SimulatedEngine,
-        ticket: Ticket,
         request: GenerationRequest,
         on_progress: Callable[[Progress], None],
     ) -> None:
         self._engine = engine
-        self._ticket = ticket
+        self._ticket = engine._admission.join(priority=request.priority, remaining=self._remaining)
         self._request = request
         self._prompt = list(request.prompt)
         self._on_progress = on_progress
@@ -177,6 +177,7 @@ class SimulatedGeneration:
         self._slot: Slot | None = None
         self._computed = 0
         self._prefill_seconds = 0.0
+        self._decoding_since: float | None = None
 
     @property
     def progress(self) -> Progress:
@@ -200,7 +201,7 @@ class SimulatedGeneration:
                 await trio.sleep(self._engine._chunk_seconds(index, seconds))
             self._computed += size
             # Others may share what is computed, also while this request still runs.
-            self._slot.tokens = self._prompt[: self._computed]
+            self._engine._slots.extend(self._slot, self._prompt[self._computed - size : self._computed])
             done, elapsed = self._computed - placement.keep, trio.current_time() - started
             self._report(Phase.PREFILL, placement.keep, rate=done / elapsed if elapsed > 0 else 0.0)
         self._prefill_seconds = trio.current_time() - started
@@ -224,7 +225,7 @@ class SimulatedGeneration:
 
     async def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
         """One token at a time at the engine's rate, those that the guide forces too."""
-        started = trio.current_time()
+        self._decoding_since = started = trio.current_time()
         answer = AnswerText(self._request)
         limit = min(self._request.max_tokens, self._engine.info.context_length - len(self._prompt))
         tokens = self._engine._tokens(self._request)
@@ -250,12 +251,14 @@ class SimulatedGeneration:
                 yield delta
         for delta in answer.finish():
             yield delta
+        decode_seconds = trio.current_time() - started
+        self._engine._decoding.took(decode_seconds)
         yield Finished(
             reason,
             Usage(len(self._prompt), self._progress.cached_tokens, answer.sampled),
             answer.stopped,
             prefill_seconds=self._prefill_seconds,
-            decode_seconds=trio.current_time() - started,
+            decode_seconds=decode_seconds,
         )
 
     def _forced(self) -> Iterator[bytes]:
@@ -264,7 +267,13 @@ class SimulatedGeneration:
         with guidance():
             return _pieces(self._request.guide.forced)
 
+    def _remaining(self) -> float | None:
+        if self._decoding_since is not None:
+            return self._engine._decoding.left(trio.current_time() - self._decoding_since)
+        prefill = self._progress.eta
+        return None if prefill is None else prefill + self._engine._decoding.left(0)
+
     def _release(self) -> None:
         if self._slot is not None:
-            self._engine._slots.release(self._slot, self._prompt[: self._computed])
+            self._engine._slots.release(self._slot)
         self._ticket.leave()

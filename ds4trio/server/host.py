@@ -100,6 +100,8 @@ class EngineHost:
             parallel=settings.parallel,
             max_queue=settings.max_queue,
             ubatch=settings.batch,
+            max_stall=settings.max_stall_ms / 1000,
+            state_bytes=settings.cache_ram_mb * 2**20,
             n_gpu_layers=settings.n_gpu_layers,
             flash_attention=settings.flash_attn,
             kv_type_k=settings.cache_type_k,

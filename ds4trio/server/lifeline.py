@@ -233,7 +233,7 @@ class Lifeline(ResponseBody):
             async with trio.open_nursery() as nursery:
                 for place in places:
                     prompt = id(place.choice.request.prompt)
-                    leader = prefilled.get(prompt) if self._engine.info.shares_prefixes else None
+                    leader = prefilled.get(prompt)
                     done = prefilled.setdefault(prompt, trio.Event())
                     nursery.start_soon(self._bring, place, leader, done)
             if not self._ended.is_set():

@@ -12,6 +12,7 @@ from typing import Any
 from ds4trio.api.errors import ContextLengthError, InvalidRequestError
 from ds4trio.api.task import RawPrompt, Task
 from ds4trio.chat import ChatModel, Conversation, TextReader
+from ds4trio.chat.turns import TurnMarks, turn_starts
 from ds4trio.engine import GenerationRequest, ModelInfo, Sampling, Tokenizer
 from ds4trio.server.choices import Choice
 
@@ -46,6 +47,7 @@ def prepare(task: Task, chat: ChatModel | None, info: ModelInfo, tokenizer: Toke
                 stop=task.stop,
                 top_logprobs=task.top_logprobs,
                 ignore_eos=task.ignore_eos,
+                priority=task.priority or 0,
             )
             choices.append(Choice(request, TextReader(), engine_stop=True))
     return Prepared(choices, tuple(text for text, _ in prompts))
@@ -72,6 +74,7 @@ def _conversation(
     if not tokens:
         raise InvalidRequestError("the chat template makes an empty prompt of these messages", param="messages")
     limit = _limit(task, len(tokens), info)
+    turns = _turns(prompt.turns, tokens, tokenizer)
     choices = []
     for number in range(task.n):
         sampling = _sampling(task, info.sampling, number)
@@ -88,6 +91,8 @@ def _conversation(
             guide=prompt.guide(),
             top_logprobs=task.top_logprobs,
             ignore_eos=task.ignore_eos,
+            priority=task.priority or 0,
+            turns=turns,
         )
         single = not conversation.parallel_tool_calls
         choices.append(Choice(request, prompt.reader(), stop=task.stop, single_call=single))
@@ -100,6 +105,11 @@ def _tokenized(pieces: Sequence[str], tokenizer: Tokenizer) -> list[int]:
     for number, piece in enumerate(pieces):
         tokens += tokenizer.tokenize(piece, add_special=number == 0)
     return tokens
+
+
+def _turns(marks: TurnMarks, tokens: Sequence[int], tokenizer: Tokenizer) -> tuple[int, ...]:
+    user, answer = (tokenizer.tokenize(mark, add_special=False) for mark in (marks.user, marks.answer))
+    return turn_starts(tokens, user=user, answer=answer)
 
 
 def _check_tool_names(conversation: Conversation) -> None:

@@ -1,9 +1,9 @@
-"""The log lines of one request, and its cause of death. Never a word of the prompt or of the answer."""
+"""The log lines of one request, and its cause of death. No word of prompt or answer, unless asked for."""
 
 import logging
 import time
 
-from ds4trio.engine import Phase, Progress, Usage
+from ds4trio.engine import Divergence, Phase, Progress, Usage
 
 __all__ = ["RequestLog", "configure_logging"]
 
@@ -18,10 +18,12 @@ def configure_logging(level: str) -> None:
 class RequestLog:
     """Writes a line per prefill chunk, in the shape that ds4-server's users know, and one at the end.
 
-    ``kind`` is the protocol's short name; ``id`` is what ``x-request-id`` says.
+    ``kind`` is the protocol's short name; ``id`` is what ``x-request-id`` says. With ``quotes`` the line of a cache
+    miss shows the few tokens where two prompts part, which are words of the prompts.
     """
 
-    def __init__(self, kind: str, id: str) -> None:
+    def __init__(self, kind: str, id: str, *, quotes: bool = False) -> None:
+        self._quotes = quotes
         self.kind = kind
         self.id = id
         self._name = f"{kind} {id}"
@@ -35,6 +37,8 @@ class RequestLog:
         now = time.monotonic()
         if progress.phase is Phase.DECODE:
             self._first_token = self._first_token or now
+        if self._chunk_ended is None and progress.divergence is not None:
+            self._missed(progress, progress.divergence)
         if self._chunk_ended is not None and progress.prefilled_tokens > self._seen:
             tokens, seconds = progress.prefilled_tokens - self._seen, now - self._chunk_ended
             log.info(
@@ -51,6 +55,20 @@ class RequestLog:
                 now - self._started,
             )
         self._chunk_ended, self._seen = now, progress.prefilled_tokens
+
+    def _missed(self, progress: Progress, divergence: Divergence) -> None:
+        quotes = f"; cached {divergence.cached!a}, asked {divergence.asked!a}" if self._quotes else ""
+        log.info(
+            "%s cache miss: %d of %d prompt tokens reused; from token %d on it differs from what is cached, "
+            "%d cached tokens are of no use: %s%s",
+            self._name,
+            progress.cached_tokens,
+            progress.prompt_tokens,
+            divergence.position,
+            divergence.lost,
+            divergence.reason,
+            quotes,
+        )
 
     def finished(self, reason: str, usage: Usage) -> None:
         """The answer is complete."""

@@ -7,6 +7,7 @@ protocol is one line in `add_routes`.
 import re
 import time
 from collections.abc import Callable, MutableMapping
+from dataclasses import replace
 
 from quart import Response, g, request
 from quart_trio import QuartTrio
@@ -26,6 +27,7 @@ from ds4trio.server.host import EngineHost
 from ds4trio.server.lifeline import Lifeline, LifelineTimes
 from ds4trio.server.prompts import Prepared, count_tokens, prepare
 from ds4trio.server.request_log import RequestLog
+from ds4trio.server.urgency import stated_priority
 
 __all__ = ["add_routes", "json_body", "json_response", "protocol_error_document"]
 
@@ -66,9 +68,12 @@ def add_routes(
     async def lifeline(protocol: WireProtocol) -> Lifeline:
         body = await json_body()
         engine = host.engine()
+        priority = stated_priority(", ".join(request.headers.getlist("priority")))
 
         def build(tokenizer: Tokenizer) -> tuple[Task, Prepared]:
             task = protocol.parse(body)
+            if task.priority is None:
+                task = replace(task, priority=priority)
             host.check_model(task.model)
             return task, prepare(task, host.chat(), engine.info, tokenizer)
 
@@ -97,7 +102,7 @@ def add_routes(
                 json_grace=min(settings.json_grace, patience(headers)),
                 stall_timeout=settings.stall_timeout,
             ),
-            record=RequestLog(task.kind, g.request_id),
+            record=RequestLog(task.kind, g.request_id, quotes=settings.log_prompts),
             live=live,
         )
 

@@ -7,7 +7,7 @@ runs a real server. Together with
 """
 
 from ds4trio.testing.asgi import AsgiCall, call_asgi
-from ds4trio.testing.clients import Arrival, StreamClient, chat_body, fresh_prompt, open_client
+from ds4trio.testing.clients import Arrival, StreamClient, StreamEvent, chat_body, fresh_prompt, open_client
 from ds4trio.testing.process import ServerProcess, run_server
 from ds4trio.testing.watchdogs import WATCHDOGS, Cut, Watchdog, watch
 
@@ -18,6 +18,7 @@ __all__ = [
     "Cut",
     "ServerProcess",
     "StreamClient",
+    "StreamEvent",
     "Watchdog",
     "call_asgi",
     "chat_body",

@@ -1,4 +1,8 @@
-"""A client on a real socket that notes when each byte came and can leave in every way that clients leave."""
+"""A client on a real socket that notes when each byte came and can leave in every way that clients leave.
+
+It knows no protocol beyond JSON in server-sent events, but for the text and the usage of Chat Completions, which is
+what most tests of waiting and sharing look at.
+"""
 
 import random
 import socket
@@ -13,7 +17,7 @@ import h11
 import msgspec
 import trio
 
-__all__ = ["Arrival", "StreamClient", "chat_body", "fresh_prompt", "open_client"]
+__all__ = ["Arrival", "StreamClient", "StreamEvent", "chat_body", "fresh_prompt", "open_client"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,14 @@ class Arrival:
 
     at: float
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """A JSON event of a stream and when its last byte came, in seconds since the request was sent."""
+
+    at: float
+    data: dict[str, Any]
 
 
 WORDS = ("river", "table", "green", "seven", "cloud", "paper", "music", "stone", "light", "winter", "garden", "train")
@@ -45,8 +57,11 @@ class StreamClient:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.arrivals: list[Arrival] = []
-        self._connection = connection
         self.sent_at = trio.current_time()
+        self._connection = connection
+        self._events: list[StreamEvent] = []
+        self._read_events = 0
+        self._line = b""
 
     @property
     def body(self) -> bytes:
@@ -63,6 +78,43 @@ class StreamClient:
     def times_of_beats(self) -> list[float]:
         """When heartbeats came."""
         return [arrival.at for arrival in self.arrivals if arrival.data.startswith((b": ", b" "))]
+
+    @property
+    def events(self) -> list[StreamEvent]:
+        """The JSON events so far; comments and ``[DONE]`` are none."""
+        for arrival in self.arrivals[self._read_events :]:
+            *lines, self._line = (self._line + arrival.data).split(b"\n")
+            self._events += [
+                StreamEvent(arrival.at, msgspec.json.decode(line.removeprefix(b"data: ")))
+                for line in lines
+                if line.startswith(b"data: {")
+            ]
+        self._read_events = len(self.arrivals)
+        return self._events
+
+    @property
+    def times_of_text(self) -> list[float]:
+        """When the pieces of a chat answer's text came: about a piece per token."""
+        return [event.at for event in self.events if _content(event)]
+
+    def longest_wait_for_text(self, since: float, until: float) -> float:
+        """Seconds of the longest gap between pieces of text that reaches into this span of Trio's clock.
+
+        A gap that is open at its end counts up to there.
+        """
+        times = [self.sent_at + at for at in self.times_of_text]
+        moments = [self.sent_at, *(time for time in times if time < until), until]
+        return max(later - earlier for earlier, later in pairwise(moments) if later > since)
+
+    @property
+    def text(self) -> str:
+        """A chat answer's text so far."""
+        return "".join(map(_content, self.events))
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """A chat answer's usage, which a stream has if ``stream_options`` ask for it; empty until it has come."""
+        return next((event.data["usage"] for event in reversed(self.events) if event.data.get("usage")), {})
 
     async def read(self) -> Arrival | None:
         """The next piece of the body, None at its end. A checkpoint. Raises ``h11.RemoteProtocolError`` if cut off."""
@@ -91,6 +143,13 @@ class StreamClient:
         while text not in self.body and await self.read() is not None:
             pass
 
+    async def wait_for_text(self) -> float:
+        """When the first text of a chat answer came; a checkpoint. Raises EOFError if the answer ends without any."""
+        while not self.times_of_text:
+            if await self.read() is None:
+                raise EOFError(f"an answer without text: {self.body[-1000:]!r}")
+        return self.times_of_text[0]
+
     async def half_close(self) -> None:
         """Say that nothing more will be sent, and keep reading (FIN)."""
         await self.stream.send_eof()
@@ -100,6 +159,11 @@ class StreamClient:
         linger = struct.pack("ii", 1, 0)
         self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.stream.socket.close()
+
+
+def _content(event: StreamEvent) -> str:
+    """The text of a chat chunk's one choice."""
+    return "".join(choice.get("delta", {}).get("content") or "" for choice in event.data.get("choices", ()))
 
 
 @asynccontextmanager

@@ -102,6 +102,7 @@ def test_the_least_request_asks_for_one_document_of_sixteen_tokens() -> None:
         "n": 1,
         "top_logprobs": None,
         "ignore_eos": False,
+        "priority": None,
         "warnings": (),
         "prompt_member": "prompt",
     }

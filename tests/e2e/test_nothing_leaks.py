@@ -61,13 +61,13 @@ async def test_tasks_sequences_and_cells_are_the_same_after_500_rude_clients() -
             while tasks() != before or engine.running or engine.waiting:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.05)
 
-        worker = engine._worker
-        assert worker._sequences == []
+        batcher = engine._worker._batcher
+        assert batcher.sequences == []
         assert not engine._live
-        slots = worker._slots.slots
-        assert not any(slot.busy for slot in slots)
+        table, context = batcher._slots, batcher._memory
+        assert not any(slot.busy for slot in table.slots)
         # What the books say is what the context holds: no cell is used by nobody.
-        assert [worker._context.cells_of(slot.id) for slot in slots] == [len(slot.tokens) for slot in slots]
+        assert [context.end_position(slot.id) for slot in table.slots] == [table.length(slot) for slot in table.slots]
 
         async with open_client(server.port, chat_body("Hello!", max_tokens=2)) as client:
             assert b"[DONE]" in await client.read_all()

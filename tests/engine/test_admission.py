@@ -1,5 +1,7 @@
-"""The queue: order of arrival, a place for each, and nobody left waiting for one who is gone."""
+"""The queue: the urgent first, then order of arrival, a place for each, and nobody waits for one who is gone."""
 
+import math
+from bisect import insort
 from functools import partial
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds4trio.engine import EngineStoppedError, QueueFullError
-from ds4trio.engine.admission import Admission, Ticket
+from ds4trio.engine.admission import FIRST_GUESS, Admission, Duration, Ticket
 
 
 async def takes_its_turn(ticket: Ticket) -> bool:
@@ -62,6 +64,20 @@ async def test_positions_count_from_one_and_move_up() -> None:
     assert [ticket.position for ticket in (first, second, third)] == [0, 1, 2]
     first.leave()
     assert [ticket.position for ticket in (first, second, third)] == [0, 0, 1]
+
+
+async def test_the_more_urgent_pass_those_who_wait_but_not_those_who_run() -> None:
+    admission = Admission(parallel=1, max_queue=5)
+    running = admission.join(priority=9)
+    priorities = {"normal": 0, "late": 1, "soon": -1, "normal too": 0, "at once": -100}
+    waiting = {name: admission.join(priority=priority) for name, priority in priorities.items()}
+    order = ["at once", "soon", "normal", "normal too", "late"]
+    assert [waiting[name].position for name in order] == [1, 2, 3, 4, 5]
+    assert running.position == 0
+    for name in order:
+        running.leave()
+        assert await takes_its_turn(waiting[name])
+        running = waiting[name]
 
 
 async def test_a_turn_is_a_checkpoint_even_when_it_has_come() -> None:
@@ -123,11 +139,18 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     admission = Admission(parallel=1, max_queue=2)
     for _ in range(3):
         admission.join()
-    with pytest.raises(QueueFullError, match="2 requests are waiting") as caught:
-        admission.join()
-    assert caught.value.retry_after >= 1
-    assert str(caught.value.retry_after) in str(caught.value)
+    with pytest.raises(QueueFullError, match=r"^2 requests are waiting already, try again in 5 s$") as caught:
+        admission.join(priority=-100)
+    assert caught.value.retry_after == FIRST_GUESS
     assert (admission.running, admission.waiting) == (1, 2)
+
+
+async def test_where_there_is_no_queue_the_refusal_does_not_speak_of_one() -> None:
+    admission = Admission(parallel=2, max_queue=0)
+    for _ in range(2):
+        admission.join()
+    with pytest.raises(QueueFullError, match=r"^all 2 places are taken, try again in 5 s$"):
+        admission.join()
 
 
 async def test_a_queue_of_no_length_still_lets_in_who_can_run_at_once() -> None:
@@ -147,20 +170,76 @@ async def test_whoever_leaves_makes_room_in_a_full_queue(gone: int) -> None:
     assert admission.join().position == 1
 
 
-@pytest.mark.parametrize(("parallel", "service"), [(1, 0.0), (1, 12.0), (4, 12.0), (1, 100_000.0)])
-async def test_retry_after_follows_the_measured_time_of_service(
-    parallel: int, service: float, autojump_clock: trio.testing.MockClock
-) -> None:
-    admission = Admission(parallel=parallel, max_queue=0)
-    for _ in range(60):
-        ticket = admission.join()
-        await trio.sleep(service)
-        ticket.leave()
-    for _ in range(parallel):
-        admission.join()
+def retry_after(admission: Admission) -> int:
     with pytest.raises(QueueFullError) as caught:
         admission.join()
-    assert caught.value.retry_after == pytest.approx(min(60, max(1, service / parallel)), abs=1)
+    return caught.value.retry_after
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.0, 1), (12.0, 12), (100_000.0, 60)])
+async def test_one_of_whom_nothing_is_known_takes_as_long_as_others_took(
+    seconds: float, told: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    admission = Admission(parallel=1, max_queue=0)
+    for _ in range(60):
+        ticket = admission.join()
+        await trio.sleep(seconds)
+        ticket.leave()
+    admission.join()
+    assert retry_after(admission) == pytest.approx(told, abs=1)
+
+
+async def test_the_first_to_end_makes_the_place(autojump_clock: trio.testing.MockClock) -> None:
+    admission = Admission(parallel=3, max_queue=0)
+    seconds = iter((9.0, 2.1))
+    admission.join()
+    await trio.sleep(1.5)
+    admission.join()
+    admission.join(remaining=lambda: next(seconds))
+    assert retry_after(admission) == math.ceil(FIRST_GUESS - 1.5)
+    assert retry_after(admission) == 3
+
+
+@pytest.mark.parametrize(
+    ("remaining", "told"), [(0.0, 1), (0.3, 1), (7.0, 7), (7.2, 8), (60.5, 60), (math.inf, 60), (None, FIRST_GUESS)]
+)
+async def test_what_is_known_of_a_request_is_asked_when_somebody_is_refused(remaining: float | None, told: int) -> None:
+    known: list[float | None] = []
+    admission = Admission(parallel=1, max_queue=1)
+    admission.join(remaining=lambda: known[-1])
+    admission.join(remaining=lambda: pytest.fail("who waits is not asked"))
+    known += [1.0, remaining]
+    assert retry_after(admission) == told
+
+
+async def test_those_who_leave_the_queue_are_not_measured(autojump_clock: trio.testing.MockClock) -> None:
+    admission = Admission(parallel=1, max_queue=1)
+    running, waiting = admission.join(), admission.join()
+    await trio.sleep(FIRST_GUESS)
+    waiting.leave()
+    running.leave()
+    for _ in range(2):
+        admission.join()
+    assert retry_after(admission) == FIRST_GUESS
+
+
+def test_a_duration_follows_what_is_measured() -> None:
+    duration = Duration()
+    assert duration.left(0) == FIRST_GUESS
+    for _ in range(40):
+        duration.took(20)
+    assert duration.left(0) == pytest.approx(20, abs=0.1)
+    assert duration.left(15) == pytest.approx(5, abs=0.1)
+    duration.took(10)
+    assert 10 < duration.left(0) < 20
+
+
+@given(took=st.lists(st.floats(0, 1e6), max_size=5), elapsed=st.floats(0, 1e6))
+def test_what_goes_on_is_expected_to_end_later_but_no_later_than_a_new_one(took: list[float], elapsed: float) -> None:
+    duration = Duration()
+    for seconds in took:
+        duration.took(seconds)
+    assert 0 < duration.left(elapsed) <= duration.left(0)
 
 
 # --- closing ----------------------------------------------------------------------------------------------------------
@@ -219,29 +298,36 @@ async def test_a_turn_that_came_before_the_closing_is_kept() -> None:
 @given(
     parallel=st.integers(1, 3),
     max_queue=st.integers(0, 3),
-    moves=st.lists(st.one_of(st.none(), st.integers(0, 6)), max_size=40),
+    moves=st.lists(
+        st.one_of(st.integers(0, 6).map(lambda gone: (gone, None)), st.tuples(st.none(), st.integers(-1, 1)))
+    ),
 )
 def test_any_history_of_joining_and_leaving_keeps_order_and_bounds(
-    parallel: int, max_queue: int, moves: list[int | None]
+    parallel: int, max_queue: int, moves: list[tuple[int | None, int | None]]
 ) -> None:
-    """None joins, a number lets that one of those inside leave."""
+    """Each move is one of those inside who leaves, or the priority of one who joins."""
     trio.run(partial(check_history, parallel, max_queue, moves))
 
 
-async def check_history(parallel: int, max_queue: int, moves: list[int | None]) -> None:
+async def check_history(parallel: int, max_queue: int, moves: list[tuple[int | None, int | None]]) -> None:
     admission = Admission(parallel=parallel, max_queue=max_queue)
-    inside: list[Ticket] = []
-    """In order of arrival: those who run come first, since turns do."""
-    for move in moves:
-        if move is not None:
-            if move < len(inside):
-                inside.pop(move).leave()
-        elif len(inside) == parallel + max_queue:
+    running: list[Ticket] = []
+    waiting: list[tuple[int, int, Ticket]] = []
+    """Priority and number of arrival, in order."""
+    for number, (gone, priority) in enumerate(moves):
+        if priority is not None and len(running) + len(waiting) == parallel + max_queue:
             with pytest.raises(QueueFullError):
-                admission.join()
-        else:
-            inside.append(admission.join())
-        running, waiting = inside[:parallel], inside[parallel:]
-        assert [ticket.position for ticket in inside] == [0] * len(running) + list(range(1, len(waiting) + 1))
+                admission.join(priority=priority)
+        elif priority is not None:
+            insort(waiting, (priority, number, admission.join(priority=priority)))
+        elif gone is not None and gone < len(running):
+            running.pop(gone).leave()
+        elif gone is not None and gone - len(running) < len(waiting):
+            waiting.pop(gone - len(running))[-1].leave()
+        while waiting and len(running) < parallel:
+            running.append(waiting.pop(0)[-1])
+        assert [ticket.position for ticket in running] == [0] * len(running)
+        assert [ticket.position for *_, ticket in waiting] == list(range(1, len(waiting) + 1))
         assert (admission.running, admission.waiting) == (len(running), len(waiting))
-    assert [await takes_its_turn(ticket) for ticket in inside] == [index < parallel for index in range(len(inside))]
+    assert all([await takes_its_turn(ticket) for ticket in running])
+    assert not any([await takes_its_turn(ticket) for *_, ticket in waiting])

@@ -446,6 +446,32 @@ async def test_a_full_queue_refuses_on_entering(autojump_clock: Clock) -> None:
     assert await prefill_seconds(single, request(10)) == pytest.approx(0.1)
 
 
+async def test_a_refusal_says_when_the_first_of_the_running_will_have_ended(autojump_clock: Clock) -> None:
+    single = engine(parallel=1, max_queue=0)
+    for _ in range(30):
+        await answer(single, request(10))
+    decoding = ANSWER_TOKENS / DECODE_TPS
+
+    async def retry_after() -> int:
+        with pytest.raises(QueueFullError) as caught:
+            async with single.generate(request(10)):
+                pytest.fail("there was no place")
+        return caught.value.retry_after
+
+    async with single.generate(request(1000)) as generation:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(generation.prefill)
+            await trio.sleep(2.5)
+            prefill = generation.progress.eta
+            assert prefill is not None
+            assert await retry_after() == pytest.approx(prefill + decoding, abs=1)
+        assert await retry_after() == pytest.approx(decoding, abs=1)
+        async for _ in generation:
+            break
+        await trio.sleep(decoding / 2)
+        assert await retry_after() == pytest.approx(decoding / 2, abs=1)
+
+
 async def test_after_stop_admission_running_requests_end_and_all_others_are_told(autojump_clock: Clock) -> None:
     single = engine(parallel=1)
     async with single.generate(request(10)) as running, single.generate(request(10)) as waiting:

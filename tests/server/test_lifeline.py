@@ -377,7 +377,7 @@ class FailingEngine(SimulatedEngine):
     async def generate(
         self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = lambda _: None
     ) -> AsyncGenerator[SimulatedGeneration, None]:
-        generation = FailingGeneration(self, self._admission.join(), request, on_progress)
+        generation = FailingGeneration(self, request, on_progress)
         try:
             yield generation
         finally:

@@ -200,6 +200,7 @@ def parse(body: bytes) -> Task:
         n=options.n,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         ignore_eos=bool(request.ignore_eos),
+        priority=request.priority,
         warnings=tuple(warnings),
     )
 

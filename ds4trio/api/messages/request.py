@@ -103,6 +103,7 @@ def parse(body: bytes, *, to_answer: bool) -> Task:
         max_tokens=request.max_tokens,
         stop=stop_strings(request.stop_sequences),
         ignore_eos=bool(request.ignore_eos),
+        priority=request.priority,
         warnings=(*unknown, *skipped, *_warnings(request)),
     )
 

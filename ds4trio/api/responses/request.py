@@ -132,6 +132,7 @@ def read(body: bytes, store: ResponseStore) -> Task:
         max_tokens=request.max_output_tokens,
         top_logprobs=(request.top_logprobs or 0) if LOGPROBS in include else None,
         ignore_eos=bool(request.ignore_eos),
+        priority=request.priority,
         warnings=toolbox.warnings + warnings,
     )
 

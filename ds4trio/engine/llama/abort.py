@@ -10,17 +10,12 @@ import ctypes
 import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import llama_cpp
 
-__all__ = ["AbortFlag", "Cancellable"]
+from ds4trio.engine.batching import Cancellable
 
-
-class Cancellable(Protocol):
-    """What can own a part of a batch."""
-
-    cancelled: bool
+__all__ = ["AbortFlag"]
 
 
 class AbortFlag:

@@ -4,8 +4,7 @@ Used by the worker thread only. Every method is one step of llama.cpp; what to c
 """
 
 import ctypes
-import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,17 +12,23 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
+from ds4trio.cache import MemoryKind
 from ds4trio.engine.base import EngineError
+from ds4trio.engine.batching import Cancellable, Outcome, Span
 from ds4trio.engine.llama.abort import AbortFlag
 from ds4trio.engine.llama.model import Model
 
-__all__ = ["Context", "ContextOptions", "Outcome", "Span", "open_context"]
+__all__ = ["Context", "ContextOptions", "Logits", "open_context"]
 
 FLASH_ATTENTION = {
     "auto": llama_cpp.LLAMA_FLASH_ATTN_TYPE_AUTO,
     "on": llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+
+# What ``llama_decode`` returns.
+CODES = {0: Outcome.DONE, 1: Outcome.NO_CELLS, 2: Outcome.ABORTED}
+STATE_FLAGS = {True: llama_cpp.LLAMA_STATE_SEQ_FLAGS_NONE, False: llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,32 +45,29 @@ class ContextOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """Tokens of one sequence in a batch, from ``position`` on; ``wants_logits`` for the last of them."""
+class Logits:
+    """The logits of one row of the latest batch, one per token of the vocabulary; the next batch ends them."""
 
-    sequence_id: int
-    position: int
-    tokens: Sequence[int]
-    wants_logits: bool
+    context: llama_cpp.llama_context_p
+    row: int
+    _row_type: type[ctypes.Array[ctypes.c_float]]
 
-
-class Outcome(enum.Enum):
-    """How ``llama_decode`` ended.
-
-    The memory has changed after `DONE`, may have after `FAILED`, and has after `ABORTED` where it cannot roll back.
-    """
-
-    DONE = 0
-    NO_CELLS = 1
-    ABORTED = 2
-    FAILED = -1
+    def array(self) -> npt.NDArray[np.float32]:
+        """llama.cpp's own memory: what is written here is what the samplers see."""
+        first = llama_cpp.llama_get_logits_ith(self.context, self.row).contents
+        memory = self._row_type.from_address(ctypes.addressof(first))
+        return np.frombuffer(memoryview(memory), dtype=np.float32)
 
 
 class Context:
-    """An open ``llama_context``. A batch holds at most ``ubatch`` tokens."""
+    """An open ``llama_context``; implements `Memory`. A batch holds at most ``ubatch`` tokens."""
 
-    def __init__(self, pointer: llama_cpp.llama_context_p, vocabulary_size: int) -> None:
+    def __init__(
+        self, pointer: llama_cpp.llama_context_p, abort: AbortFlag, kind: MemoryKind, vocabulary_size: int
+    ) -> None:
         self.pointer = pointer
+        self.kind = kind
+        self._abort = abort
         self._row_type = ctypes.c_float * vocabulary_size
         self.length = int(llama_cpp.llama_n_ctx(pointer))
         # llama.cpp takes no larger ubatch than the context, and a larger batch than that aborts the process.
@@ -73,9 +75,12 @@ class Context:
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._batch = llama_cpp.llama_batch_init(self.ubatch, 0, 1)
 
-    def decode(self, spans: Sequence[Span]) -> tuple[Outcome, list[int]]:
-        """Compute one batch and say for each span in which row its logits are (-1: it wanted none)."""
-        batch, row, rows = self._batch, 0, []
+    def decode(
+        self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
+    ) -> tuple[Outcome, list[Logits | None]]:
+        """See `Memory.decode`."""
+        batch, row = self._batch, 0
+        rows: list[Logits | None] = []
         for span in spans:
             for offset, token in enumerate(span.tokens):
                 batch.token[row] = token
@@ -85,42 +90,53 @@ class Context:
                 batch.logits[row] = 0
                 row += 1
             batch.logits[row - 1] = span.wants_logits
-            rows.append(row - 1 if span.wants_logits else -1)
+            rows.append(Logits(self.pointer, row - 1, self._row_type) if span.wants_logits else None)
         batch.n_tokens = row
-        code = llama_cpp.llama_decode(self.pointer, batch)
-        # A GPU computes on after llama_decode has returned, up to a batch behind: what is told to be done has to be.
-        llama_cpp.llama_synchronize(self.pointer)
-        return (Outcome(code) if code in (0, 1, 2) else Outcome.FAILED), rows
+        with self._abort.batch(owners, may_abort=may_abort) as valid:
+            if not valid:
+                return Outcome.SKIPPED, rows
+            code = llama_cpp.llama_decode(self.pointer, batch)
+            # A GPU computes on after llama_decode has returned, up to a batch behind: what is done has to be done.
+            llama_cpp.llama_synchronize(self.pointer)
+        return CODES.get(code, Outcome.FAILED), rows
 
-    def logits(self, row: int) -> npt.NDArray[np.float32]:
-        """The logits of a row that `decode` named, one per token of the vocabulary; the next `decode` ends them.
-
-        They are llama.cpp's own memory: what is written here is what the samplers see.
-        """
-        first = llama_cpp.llama_get_logits_ith(self.pointer, row).contents
-        memory = self._row_type.from_address(ctypes.addressof(first))
-        return np.frombuffer(memoryview(memory), dtype=np.float32)
-
-    def copy_prefix(self, source: int, target: int, tokens: int) -> None:
-        """Let ``target`` begin with the first ``tokens`` of ``source``; the cells are shared, not copied."""
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """See `Memory.copy`; the cells are shared, not copied."""
         llama_cpp.llama_memory_seq_rm(self._memory, target, -1, -1)
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, tokens)
+        start, end = (-1, -1) if self.kind.whole_only else (0, tokens)
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, start, end)
 
     def truncate(self, sequence_id: int, tokens: int) -> None:
-        """Keep the first ``tokens`` of a sequence."""
+        """See `Memory.truncate`."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence_id, tokens, -1)
 
     def clear(self, sequence_id: int) -> None:
-        """Forget a sequence."""
+        """See `Memory.clear`."""
         llama_cpp.llama_memory_seq_rm(self._memory, sequence_id, -1, -1)
 
     def first_position(self, sequence_id: int) -> int:
-        """The oldest position that is still there; above 0 once a sliding window has moved on."""
+        """See `Memory.first_position`."""
         return max(0, int(llama_cpp.llama_memory_seq_pos_min(self._memory, sequence_id)))
 
-    def cells_of(self, sequence_id: int) -> int:
-        """How many positions a sequence has, by its last one."""
+    def end_position(self, sequence_id: int) -> int:
+        """See `Memory.end_position`."""
         return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence_id)) + 1
+
+    def save(self, sequence_id: int, *, whole: bool) -> bytearray:
+        """See `Memory.save`."""
+        flags = STATE_FLAGS[whole]
+        data = bytearray(llama_cpp.llama_state_seq_get_size_ext(self.pointer, sequence_id, flags))
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        written = llama_cpp.llama_state_seq_get_data_ext(self.pointer, buffer, len(data), sequence_id, flags)
+        del buffer  # while it lives, the data cannot change its size
+        del data[written:]
+        return data
+
+    def restore(self, sequence_id: int, data: bytearray, *, whole: bool) -> bool:
+        """See `Memory.restore`."""
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer(data)
+        flags = STATE_FLAGS[whole]
+        return bool(llama_cpp.llama_state_seq_set_data_ext(self.pointer, buffer, len(data), sequence_id, flags))
 
     def close(self) -> None:
         """Free the batch; the context is freed by `open_context`."""
@@ -147,7 +163,7 @@ def open_context(model: Model, options: ContextOptions, abort: AbortFlag) -> Ite
             "types do not go with this model; try a smaller --ctx, or --cache-type-k f16 --cache-type-v f16"
         )
     abort.install(pointer)
-    context = Context(pointer, model.vocabulary.size)
+    context = Context(pointer, abort, model.memory, model.vocabulary.size)
     try:
         yield context
     finally:

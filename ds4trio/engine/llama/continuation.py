@@ -6,35 +6,26 @@ batch that was aborted or is computed again changes nothing here. Used by the wo
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ds4trio.engine.answer_text import AnswerText, guidance
-from ds4trio.engine.base import FinishReason, GenerationRequest, TextDelta, TokenLogprob
-from ds4trio.engine.llama.context import Context
+from ds4trio.engine.base import GenerationRequest, TokenLogprob
+from ds4trio.engine.batching import Extension
+from ds4trio.engine.llama.context import Logits
 from ds4trio.engine.llama.grammar import Grammar
 from ds4trio.engine.llama.sampler import Sampler
 from ds4trio.engine.llama.vocabulary import Vocabulary
 
-__all__ = ["Continuation", "Extension"]
+__all__ = ["Continuation"]
 
 # Logits this close to the highest nearly always hold all the alternatives that anybody asks for.
 NEAR = 12.0
 
 
-@dataclass(slots=True)
-class Extension:
-    """What one row of logits led to: tokens to compute next, text to deliver, and why the answer ends, if it does."""
-
-    tokens: list[int]
-    deltas: list[TextDelta]
-    reason: FinishReason | None = None
-
-
 class Continuation:
-    """Writes the answer to one request. `close` frees what it holds in C."""
+    """Implements `Writer`: writes the answer to one request. `close` frees what it holds in C."""
 
     def __init__(
         self, request: GenerationRequest, *, vocabulary: Vocabulary, grammar: Grammar | None, context_length: int
@@ -64,7 +55,7 @@ class Continuation:
         """The stop string that ended the answer, or None."""
         return self._answer.stopped
 
-    def extend(self, context: Context, row: int) -> Extension:
+    def extend(self, row: Logits) -> Extension:
         """Continue the answer by at least one token, from the logits of a batch's row.
 
         Raises `EngineError` when the guide or the grammar fails.
@@ -72,7 +63,7 @@ class Continuation:
         extension = Extension([], [])
         self._force(extension)
         if not extension.tokens and extension.reason is None:
-            token, logprob = self._draw(context, row)
+            token, logprob = self._draw(row)
             self._take(token, logprob, extension)
             self._force(extension)
         if extension.reason is not None:
@@ -100,17 +91,17 @@ class Continuation:
             text = self._guide.forced
             return self._vocabulary.tokenize(text, add_special=False) if text else []
 
-    def _draw(self, context: Context, row: int) -> tuple[int, TokenLogprob | None]:
+    def _draw(self, row: Logits) -> tuple[int, TokenLogprob | None]:
         raw: npt.NDArray[np.float32] | None = None
         if self._request.top_logprobs is not None:
-            raw = context.logits(row).copy()
+            raw = row.array().copy()
         if self._grammar is not None:
-            self._grammar.restrict(context.logits(row))
+            self._grammar.restrict(row.array())
         draw: Callable[..., int] = self._sampler.sample
         if self._guide is not None:
             with guidance():
                 draw = self._sampler.likeliest if self._guide.greedy else draw
-        token = draw(context.pointer, row)
+        token = draw(row.context, row.row)
         return token, None if raw is None else self._logprob(token, raw)
 
     def _take(self, token: int, logprob: TokenLogprob | None, extension: Extension) -> None:

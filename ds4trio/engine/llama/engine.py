@@ -3,15 +3,16 @@
 import logging
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import trio
 
-from ds4trio.engine.admission import Admission, Ticket
+from ds4trio.engine.admission import Admission, Duration, Ticket
 from ds4trio.engine.base import (
     EngineError,
     Finished,
@@ -22,10 +23,11 @@ from ds4trio.engine.base import (
     TextDelta,
     Tokenizer,
 )
-from ds4trio.engine.llama.context import ContextOptions
+from ds4trio.engine.batching import Released, Sequence, Update
+from ds4trio.engine.llama.context import ContextOptions, Logits
+from ds4trio.engine.llama.continuation import Continuation
 from ds4trio.engine.llama.grammar import Grammar
 from ds4trio.engine.llama.model import ModelTokenizer, ended
-from ds4trio.engine.llama.sequence import Released, Sequence, Update
 from ds4trio.engine.llama.worker import Loaded, LoadProgress, Worker, WorkerOptions
 
 __all__ = ["LlamaEngine", "LlamaOptions", "open_llama_engine"]
@@ -44,7 +46,10 @@ COMPILED_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaOptions:
-    """How to open a model. ``context_length`` 0 takes the model's own; sizes in tokens."""
+    """How to open a model. ``context_length`` 0 takes the model's own; sizes in tokens, ``max_stall`` in seconds.
+
+    ``state_bytes`` may be taken for checkpoints, and as much for requests that wait for cells.
+    """
 
     path: Path
     threads: int
@@ -52,6 +57,8 @@ class LlamaOptions:
     parallel: int = 4
     max_queue: int = 64
     ubatch: int = 512
+    max_stall: float = 0.25
+    state_bytes: int = 2**31
     n_gpu_layers: int = -1
     flash_attention: str = "auto"
     kv_type_k: str = "f16"
@@ -65,6 +72,7 @@ class LlamaEngine:
         self._worker = worker
         self._loaded = loaded
         self._admission = admission
+        self._decoding = Duration()
         self._preparing = trio.CapacityLimiter(PREPARED_AT_ONCE)
         self._compiling = trio.CapacityLimiter(COMPILED_AT_ONCE)
         self._live: set[LlamaGeneration] = set()
@@ -101,7 +109,7 @@ class LlamaEngine:
         """See `Engine.generate`."""
         if self._ended:
             raise ended(failed=not self._worker.closing)
-        generation = LlamaGeneration(self._worker, self._admission, self._compile, request, on_progress)
+        generation = LlamaGeneration(self, request, on_progress)
         self._live.add(generation)
         try:
             yield generation
@@ -125,44 +133,45 @@ class LlamaGeneration:
     """Implements `Generation`."""
 
     def __init__(
-        self,
-        worker: Worker,
-        admission: Admission,
-        compile_grammar: Callable[[str], Awaitable[Grammar]],
-        request: GenerationRequest,
-        on_progress: Callable[[Progress], None],
+        self, engine: LlamaEngine, request: GenerationRequest, on_progress: Callable[[Progress], None]
     ) -> None:
-        self._worker = worker
-        self._admission = admission
-        self._ticket: Ticket = admission.join()
-        self._compile_grammar = compile_grammar
+        self._engine = engine
+        self._ticket: Ticket = engine._admission.join(priority=request.priority, remaining=self._remaining)
         self._request = request
         self._on_progress = on_progress
         self._progress = Progress(prompt_tokens=len(request.prompt))
-        self._sequence: Sequence | None = None
+        self._sequence: Sequence[Logits] | None = None
         """What the worker has; None until it is submitted."""
         self._prefilled = trio.Event()
         self._released = trio.Event()
         self._events: deque[TextDelta | Finished | EngineError] = deque()
         self._arrived = trio.Event()
         self._finished = False
+        self._decoding_since: float | None = None
 
     @property
     def progress(self) -> Progress:
         """The latest snapshot."""
         if position := self._ticket.position:
-            return replace(self._progress, queue_position=position, queue_length=self._admission.waiting)
+            return replace(self._progress, queue_position=position, queue_length=self._engine.waiting)
         return self._progress
 
     async def prefill(self) -> None:
         """Compile the grammar, wait for a turn, hand the prompt to the worker's thread, wait for the first token."""
         grammar: Grammar | None = None
         if (source := self._request.grammar) is not None:
-            grammar = await self._compile_grammar(source)  # time in the queue passes meanwhile
+            grammar = await self._engine._compile(source)  # time in the queue passes meanwhile
         await self._ticket.turn()
         self._progress = replace(self._progress, phase=Phase.PREFILL)
-        self._sequence = Sequence(self._request, grammar, self._receive)
-        self._worker.submit(self._sequence)
+        begin = partial(
+            Continuation,
+            self._request,
+            vocabulary=self._engine._loaded.model.vocabulary,
+            grammar=grammar,
+            context_length=self._engine._loaded.info.context_length,
+        )
+        self._sequence = Sequence(self._request, begin, self._receive)
+        self._engine._worker.submit(self._sequence)
         await self._prefilled.wait()
 
     def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
@@ -188,6 +197,7 @@ class LlamaGeneration:
             case Progress():
                 self._progress = update
                 if update.phase is Phase.DECODE:
+                    self._decoding_since = self._decoding_since or trio.current_time()
                     self._prefilled.set()
                 try:
                     self._on_progress(update)
@@ -197,16 +207,25 @@ class LlamaGeneration:
             case Released():
                 self._released.set()
             case _:
+                if isinstance(update, Finished):
+                    self._engine._decoding.took(update.decode_seconds)
                 if isinstance(update, TextDelta):
                     self._progress = replace(self._progress, output_tokens=update.output_tokens)
                 self._events.append(update)
                 self._arrived.set()
                 self._prefilled.set()
 
+    def _remaining(self) -> float | None:
+        """Seconds until this request is likely to end; for `Admission`."""
+        if self._decoding_since is not None:
+            return self._engine._decoding.left(trio.current_time() - self._decoding_since)
+        prefill = self._progress.eta
+        return None if prefill is None else prefill + self._engine._decoding.left(0)
+
     async def _release(self) -> None:
         try:
             if self._sequence is not None and not self._released.is_set():
-                self._worker.cancel(self._sequence)
+                self._engine._worker.cancel(self._sequence)
                 with trio.CancelScope(shield=True):
                     await self._released.wait()
         finally:
@@ -271,6 +290,8 @@ def _worker_options(options: LlamaOptions) -> WorkerOptions:
         path=str(options.path),
         name=options.path.stem,
         n_gpu_layers=options.n_gpu_layers,
+        max_stall=options.max_stall,
+        state_bytes=options.state_bytes,
         context=ContextOptions(
             context_length=options.context_length,
             sequences=options.parallel,

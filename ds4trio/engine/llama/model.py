@@ -6,14 +6,14 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import llama_cpp
 
+from ds4trio.cache import MemoryKind
 from ds4trio.engine.base import EngineError, EngineStoppedError, Sampling
 from ds4trio.engine.llama.vocabulary import Vocabulary
 
-__all__ = ["Memory", "Model", "ModelTokenizer", "ended", "load_model"]
+__all__ = ["Model", "ModelTokenizer", "ended", "load_model"]
 
 log = logging.getLogger("ds4trio.llama")
 
@@ -39,19 +39,9 @@ SAMPLING_KEYS = {
     "general.sampling.penalty_last_n": ("repeat_last_n", int),
     "general.sampling.penalty_repeat": ("repeat_penalty", float),
 }
-# Memories of which only whole sequences can be saved, copied or removed; any other call ends in ggml_abort.
-WHOLE_SEQUENCE_ARCHITECTURES = frozenset({"deepseek4"})
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What the model's memory can do, decided once, since a wrong call kills the process.
-
-    ``whole_only``: no suffix can be removed and no range copied. ``window``: attention window in tokens, 0 for none.
-    """
-
-    whole_only: bool
-    window: int
+# Memories of which only whole sequences can be saved or removed; other calls end in ggml_abort. A copy of such a
+# sequence decodes on rightly but cannot be taken back to an earlier state (measured: logits off by 0.7).
+WHOLE_STATE_ARCHITECTURES = frozenset({"deepseek4"})
 
 
 class Model:
@@ -78,14 +68,14 @@ class Model:
         return buffer.value.decode(errors="replace")
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> MemoryKind:
         """What may be done to sequences of this model."""
-        whole_only = (
-            llama_cpp.llama_model_is_recurrent(self.pointer)
-            or llama_cpp.llama_model_is_hybrid(self.pointer)
-            or self.metadata("general.architecture") in WHOLE_SEQUENCE_ARCHITECTURES
-        )
-        return Memory(whole_only=bool(whole_only), window=int(llama_cpp.llama_model_n_swa(self.pointer)))
+        window = int(llama_cpp.llama_model_n_swa(self.pointer))
+        if self.metadata("general.architecture") in WHOLE_STATE_ARCHITECTURES:
+            return MemoryKind(whole_only=True, window=window, checkpoint="whole")
+        if llama_cpp.llama_model_is_recurrent(self.pointer) or llama_cpp.llama_model_is_hybrid(self.pointer):
+            return MemoryKind(whole_only=True, window=window, checkpoint="part")
+        return MemoryKind(window=window, checkpoint="part" if window else None)
 
     @property
     def sampling(self) -> Sampling:

@@ -39,6 +39,7 @@ def test_the_least_request_asks_for_one_document_up_to_the_context() -> None:
         "n": 1,
         "top_logprobs": None,
         "ignore_eos": False,
+        "priority": None,
         "warnings": (),
         "prompt_member": "messages",
     }

@@ -7,8 +7,9 @@ import llama_cpp
 import pytest
 
 from ds4trio.config import demo_model
+from ds4trio.engine.batching import Outcome, Span
 from ds4trio.engine.llama.abort import AbortFlag
-from ds4trio.engine.llama.context import Context, ContextOptions, Outcome, Span, open_context
+from ds4trio.engine.llama.context import Context, ContextOptions, open_context
 from ds4trio.engine.llama.model import load_model
 
 pytestmark = pytest.mark.slow
@@ -40,5 +41,8 @@ def test_every_batch_is_waited_for_before_its_outcome_is_told(
 
     monkeypatch.setattr(llama_cpp, "llama_decode", decode)
     monkeypatch.setattr(llama_cpp, "llama_synchronize", lambda _: calls.append("synchronize"))
-    assert context.decode([Span(0, 0, [1, 2], wants_logits=True)]) == (outcome, [1])
+    result, (row,) = context.decode([Span(0, 0, [1, 2], wants_logits=True)], (), may_abort=True)
+    assert result is outcome
+    assert row is not None
+    assert row.row == 1
     assert calls == ["decode", "synchronize"]

@@ -265,7 +265,7 @@ async def test_context_smaller_than_a_batch_is_no_trap(options: LlamaOptions) ->
 async def test_worker_that_dies_fails_its_requests_and_every_later_one(
     options: LlamaOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def explode(*_: object) -> None:
+    def explode(*_: object, **__: object) -> None:
         raise RuntimeError("boom")
 
     with trio.fail_after(10), pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="boom")):

@@ -1,0 +1,381 @@
+"""What becomes of sequences: placed where most of their prompt is known, computed batch by batch, kept or given up.
+
+Theory of operation. A step is one batch. Before it, sequences without a slot get one, with as much of their prompt as
+the slots have; then the scheduler says how many tokens of each go in. After it, what was computed is booked, and
+where a row of logits came out the sequence's writer continues the answer. Three things can go wrong, and none of them
+ends a request: a batch is aborted because one of its owners left (the others repeat that step), the KV is full (idle
+prefixes go first, then the youngest sequence waits with its state saved), or two requests want the same prefix at the
+same time (the second waits until the first has computed it).
+
+Where the memory cannot cut a suffix off, checkpoints are the way back: at the end of the system prompt, at the last
+turns, at every `CHECKPOINT_EVERY` tokens and at the prompt's end. Chunks end where one is due.
+
+No thread, no mailbox, no llama.cpp: `Memory` is what computes, and a test's may be a table.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from ds4trio.cache import Checkpoint, Cut, Placement, SlotTable, common_prefix
+from ds4trio.engine.base import Divergence, EngineError
+from ds4trio.engine.batching.divergence import BEFORE, FROM, divergence
+from ds4trio.engine.batching.memory import Memory, Outcome
+from ds4trio.engine.batching.scheduler import Scheduler
+from ds4trio.engine.batching.sequence import Released, Sequence, Update
+
+__all__ = ["Batcher", "borders"]
+
+log = logging.getLogger("ds4trio.engine")
+
+Row = TypeVar("Row")
+
+CHECKPOINT_EVERY = 2048
+"""Tokens of prefill."""
+LAST_TURNS = 4
+"""Turns at the end of a prompt that get a checkpoint each."""
+GENERATION_PROMPT = 16
+"""Tokens that begin an answer, at most: what is before them is worth a checkpoint."""
+WORTH_WAITING = 64
+"""Tokens of a prefix that another request is computing anyway."""
+ROLLING_SHARE = 0.05
+"""Of a chunk's time, what saving the state after it may take: a cancel then loses no more than the chunk that runs."""
+
+
+def borders(prompt_tokens: int, turns: tuple[int, ...]) -> list[int]:
+    """Where checkpoints of a prompt are due, ascending, where its memory needs them.
+
+    The last one is the start of the generation prompt where that is known: the next turn may write the beginning of
+    an answer differently. Else it is before the last token, which the same request again needs computed.
+    """
+    every = range(CHECKPOINT_EVERY, prompt_tokens, CHECKPOINT_EVERY)
+    end = () if turns and turns[-1] >= prompt_tokens - GENERATION_PROMPT else (prompt_tokens - 1,)
+    return sorted({*turns[:1], *turns[-LAST_TURNS:], *every, *end} - {0})
+
+
+class Batcher(Generic[Row]):
+    """Computes sequences on one memory. Everything here runs on the one thread that computes.
+
+    ``state_bytes`` limits the checkpoints, and as much again the states of those that wait for cells; what goes beyond
+    is computed again. ``tell`` hands an update to a sequence's listener, ``flush`` sends what was told; ``text`` spells
+    tokens.
+    """
+
+    def __init__(
+        self,
+        memory: Memory[Row],
+        *,
+        slots: int,
+        state_bytes: int,
+        scheduler: Scheduler,
+        tell: Callable[[Sequence[Row], Update], None],
+        flush: Callable[[], None],
+        text: Callable[[list[int]], str],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.sequences: list[Sequence[Row]] = []
+        """All that are not ended, oldest first."""
+        self._memory = memory
+        self._kind = memory.kind
+        self._slots = SlotTable(slots, memory.kind, checkpoint_bytes=state_bytes)
+        self._state_bytes = state_bytes
+        self._scheduler = scheduler
+        self._tell = tell
+        self._flush = flush
+        self._text = text
+        self._clock = clock
+        self._save_seconds = 0.0
+
+    def add(self, sequence: Sequence[Row]) -> None:
+        """Compute a sequence from the next step on; its listener hears `Released` in the end."""
+        self.sequences.append(sequence)
+
+    def drop_cancelled(self) -> None:
+        """Let go of those that were cancelled."""
+        for sequence in [sequence for sequence in self.sequences if sequence.cancelled]:
+            self._end(sequence)
+
+    def close(self) -> None:
+        """Let go of all."""
+        for sequence in [*self.sequences]:
+            self._end(sequence)
+
+    def step(self) -> None:
+        """One batch: place, compose, decode, and act on what came of it. Blocks."""
+        self._place_all()
+        # A batch may take seconds: what is known before it starts is told before it starts.
+        self._flush()
+        placed = [sequence for sequence in self.sequences if sequence.slot is not None]
+        take = self._scheduler.plan(placed)
+        work = [(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
+        if not work:
+            return
+        owners = [sequence for sequence, _ in work]
+        spans = [sequence.span(count) for sequence, count in work]
+        started = self._clock()
+        # An abort spoils every sequence of a batch where the memory cannot roll back, so there it may only hit a
+        # batch that is one sequence's own.
+        may_abort = not self._kind.whole_only or len(owners) == 1
+        outcome, rows = self._memory.decode(spans, owners, may_abort=may_abort)
+        match outcome:
+            case Outcome.DONE:
+                seconds = self._clock() - started
+                self._scheduler.learn(placed, take, seconds)
+                for (sequence, count), row in zip(work, rows, strict=True):
+                    self._advance(sequence, count, row, seconds)
+            case Outcome.ABORTED:
+                for sequence in owners:
+                    self._roll_back(sequence)
+            case Outcome.NO_CELLS:
+                self._make_room(sum(take))
+            case Outcome.FAILED:
+                for sequence in owners:
+                    self._fail(sequence, EngineError("llama.cpp could not compute a batch"))
+            case Outcome.SKIPPED:
+                pass
+
+    # --- where a sequence goes ----------------------------------------------------------------------------------------
+
+    def _place_all(self) -> None:
+        for sequence in self.sequences:
+            if sequence.slot is not None or sequence.preempted:
+                continue
+            if self._kind.window:
+                # Cells that left the window of one sequence, idle or not, are free to be overwritten by any other,
+                # and placing one may do so.
+                for slot in self._slots.slots:
+                    slot.first_position = self._memory.first_position(slot.id)
+            if not self._waits(sequence):
+                self._place(sequence)
+
+    def _waits(self, sequence: Sequence[Row]) -> bool:
+        """Whether another request is computing a prefix that this one had better take over from it."""
+        leader = sequence.leader
+        if leader is not None and leader.slot is not None and leader.computed < sequence.wanted:
+            return True
+        sequence.leader = None
+        known = self._slots.reusable(sequence.tokens)
+        for other in self.sequences:
+            if other is sequence or other.slot is None or other.priority > sequence.priority:
+                continue
+            wanted = self._shareable(other, sequence)
+            if wanted - known >= WORTH_WAITING and other.computed < wanted:
+                sequence.leader, sequence.wanted = other, wanted
+                known = wanted
+        return sequence.leader is not None
+
+    def _shareable(self, leader: Sequence[Row], follower: Sequence[Row]) -> int:
+        """How many tokens the follower will be able to take from what the leader is going to compute."""
+        shared = min(common_prefix(leader.tokens, follower.tokens), len(follower.tokens) - 1)
+        if self._kind.checkpoint is None:
+            return shared
+        return max((border for border in leader.borders if border <= shared), default=0)
+
+    def _place(self, sequence: Sequence[Row]) -> None:
+        """Give a sequence its slot, with as much of its prompt as any slot still has."""
+        if not sequence.begun:
+            sequence.divergence = self._divergence(sequence)
+        placement = self._slots.place(sequence.tokens, saved=sequence.saved)
+        if placement is None:
+            return
+        slot, keep = placement.slot, placement.keep
+        if placement.checkpoint is not None and placement.checkpoint is sequence.saved:
+            if not self._bring_back(placement):
+                # It fits when another of the running has ended.
+                self._slots.cut(slot, 0)
+                self._slots.release(slot)
+                sequence.preempted = True
+                return
+        elif not self._bring(placement):
+            log.warning("sequence %d does not hold the %d positions it should: computed anew", slot.id, keep)
+            self._memory.clear(slot.id)
+            self._slots.cut(slot, 0)
+            keep = 0
+        sequence.saved = None
+        sequence.place(slot, keep)
+        if self._kind.checkpoint is not None:
+            due = borders(len(sequence.request.prompt), sequence.request.turns)
+            sequence.borders = [border for border in reversed(due) if border > keep]
+        if sequence.writer is None:
+            sequence.writer = sequence.begin()
+        self._tell(sequence, sequence.progress)
+
+    def _bring_back(self, placement: Placement) -> bool:
+        """Restore the state of a sequence that waited for cells; False where it has to wait for more."""
+        while not self._bring(placement):
+            self._memory.clear(placement.slot.id)
+            cut = self._slots.give_up(placement.keep)
+            if cut is None:
+                return False
+            self._give_up(cut)
+        return True
+
+    def _bring(self, placement: Placement) -> bool:
+        """Make the slot hold what it should; False if it does not."""
+        memory, slot, keep, checkpoint = self._memory, placement.slot, placement.keep, placement.checkpoint
+        if checkpoint is not None and checkpoint.whole:
+            memory.clear(slot.id)
+            return memory.restore(slot.id, checkpoint.data, whole=True) and memory.end_position(slot.id) == keep
+        if keep == 0:
+            memory.clear(slot.id)
+        elif placement.source is not None:
+            memory.copy(placement.source.id, slot.id, keep)
+        if checkpoint is not None:
+            # The layers that cannot go back first: only then may the others be cut.
+            if not memory.restore(slot.id, checkpoint.data, whole=False):
+                return False
+            memory.truncate(slot.id, keep)
+        elif keep and not self._kind.whole_only:
+            memory.truncate(slot.id, keep)
+            if placement.source is not None and self._kind.window:
+                # A copy shares all cells of the sliding layers, also those that left the window, and shared ones are
+                # never reused: soon no sequence would find any. A saved state has no more than the window.
+                memory.restore(slot.id, memory.save(slot.id, whole=False), whole=False)
+        return memory.end_position(slot.id) == keep
+
+    def _divergence(self, sequence: Sequence[Row]) -> Divergence | None:
+        nearest = self._slots.nearest(sequence.tokens)
+        if nearest is None:
+            return None
+        slot, position = nearest.slot, nearest.shared
+        return divergence(
+            sequence.tokens,
+            position,
+            cached=self._slots.tokens(slot, max(0, position - BEFORE), position + FROM),
+            lost=self._slots.length(slot) - position,
+            turns=sequence.request.turns,
+            text=self._text,
+        )
+
+    # --- after a batch ------------------------------------------------------------------------------------------------
+
+    def _advance(self, sequence: Sequence[Row], count: int, row: Row | None, seconds: float) -> None:
+        """Book a computed span and continue the answer where it reached the end of what is known."""
+        assert sequence.slot is not None
+        sequence.computed += count
+        if count > 1 or sequence.computed <= len(sequence.request.prompt):
+            self._book(sequence)
+            if self._kind.checkpoint is not None:
+                self._checkpoint(sequence, seconds)
+        if row is not None:
+            self._continue(sequence, row)
+        elif not sequence.answering:  # else it is a text that the guide forced, and not the prompt's
+            self._tell(sequence, sequence.progress)
+
+    def _book(self, sequence: Sequence[Row]) -> None:
+        """Let others share what was computed. Single tokens of an answer wait for its end."""
+        assert sequence.slot is not None
+        known = self._slots.length(sequence.slot)
+        self._slots.extend(sequence.slot, sequence.tokens[known : sequence.computed])
+
+    def _checkpoint(self, sequence: Sequence[Row], seconds: float) -> None:
+        """Save the state where that is due, and where a cancel would lose it and saving is cheap."""
+        slot = sequence.slot
+        assert slot is not None
+        due = bool(sequence.borders) and sequence.borders[-1] == sequence.computed
+        if not due and not (self._kind.whole_only and self._save_seconds <= ROLLING_SHARE * seconds):
+            return
+        started = self._clock()
+        whole = self._kind.checkpoint == "whole"
+        checkpoint = Checkpoint(sequence.computed, self._memory.save(slot.id, whole=whole), whole)
+        self._save_seconds = self._clock() - started
+        sequence.rolling = checkpoint
+        if due:
+            sequence.borders.pop()
+            self._slots.note(slot, checkpoint)
+
+    def _continue(self, sequence: Sequence[Row], row: Row) -> None:
+        assert sequence.writer is not None
+        first = not sequence.answering
+        try:
+            extension = sequence.writer.extend(row)
+        except EngineError as error:
+            log.info("a request failed: %s", error, exc_info=error.__cause__)
+            self._tell(sequence, error)
+            self._end(sequence)
+            return
+        if first:
+            sequence.answered = time.perf_counter()
+            self._tell(sequence, sequence.progress)
+        sequence.tokens += extension.tokens
+        for delta in extension.deltas:
+            self._tell(sequence, delta)
+        if extension.reason is not None:
+            self._tell(sequence, sequence.finished(extension.reason))
+            self._end(sequence)
+
+    def _roll_back(self, sequence: Sequence[Row]) -> None:
+        """After an abort: the batch never happened. Where the memory cannot roll back, go to the latest checkpoint."""
+        slot = sequence.slot
+        assert slot is not None
+        if not self._kind.whole_only:
+            self._memory.truncate(slot.id, sequence.computed)
+            return
+        latest = max(
+            (*slot.checkpoints, *((sequence.rolling,) if sequence.rolling else ())),
+            key=lambda checkpoint: checkpoint.position,
+            default=None,
+        )
+        sequence.computed = 0
+        if latest is not None and self._bring(Placement(slot, None, latest.position, latest)):
+            sequence.computed = latest.position
+        else:
+            self._memory.clear(slot.id)
+        self._slots.cut(slot, sequence.computed)
+
+    # --- when cells run short -----------------------------------------------------------------------------------------
+
+    def _make_room(self, tokens: int) -> None:
+        """The KV has no cells for the batch: idle prefixes go first, then the youngest sequence waits."""
+        if (cut := self._slots.give_up(tokens)) is not None:
+            self._give_up(cut)
+            return
+        placed = [sequence for sequence in self.sequences if sequence.slot is not None]
+        if len(placed) == 1:
+            self._fail(placed[0], EngineError("the KV cache has no room for this request; try a larger --ctx"))
+            return
+        # The least urgent, and of those the youngest: max takes the first of equals.
+        self._preempt(max(reversed(placed), key=lambda sequence: sequence.priority))
+        log.info("KV is full: the youngest of %d requests waits and goes on later", len(placed))
+
+    def _give_up(self, cut: Cut) -> None:
+        if cut.keep:
+            self._memory.truncate(cut.slot.id, cut.keep)
+        else:
+            self._memory.clear(cut.slot.id)
+
+    def _preempt(self, sequence: Sequence[Row]) -> None:
+        """Take a sequence's cells; its state is kept outside of them while there is room for it."""
+        slot = sequence.slot
+        assert slot is not None
+        kept = sum(len(other.saved.data) for other in self.sequences if other.saved is not None)
+        if kept < self._state_bytes:
+            state = self._memory.save(slot.id, whole=True)
+            sequence.saved = Checkpoint(sequence.computed, state, True)
+        self._memory.clear(slot.id)
+        self._slots.cut(slot, 0)
+        self._slots.release(slot)
+        sequence.slot, sequence.computed, sequence.rolling, sequence.preempted = None, 0, None, True
+
+    def _fail(self, sequence: Sequence[Row], error: EngineError) -> None:
+        """End a sequence of which nobody knows what is in its KV."""
+        if sequence.slot is not None:
+            self._memory.clear(sequence.slot.id)
+            self._slots.cut(sequence.slot, 0)
+            sequence.computed = 0
+        self._tell(sequence, error)
+        self._end(sequence)
+
+    def _end(self, sequence: Sequence[Row]) -> None:
+        """Leave the KV as a prefix for others and tell the request's nursery that nothing works for it."""
+        self.sequences.remove(sequence)
+        if sequence.writer is not None:
+            sequence.writer.close()
+        if sequence.slot is not None:
+            self._book(sequence)
+            self._slots.release(sequence.slot)
+            sequence.slot = None
+        self._tell(sequence, Released())
+        for other in self.sequences:
+            other.preempted = False

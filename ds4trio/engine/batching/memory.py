@@ -1,0 +1,86 @@
+"""What a batcher computes with: batches in, rows of logits out, and the memory of the sequences. Types only."""
+
+import enum
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from ds4trio.cache import MemoryKind
+
+__all__ = ["Cancellable", "Memory", "Outcome", "Span"]
+
+Row_co = TypeVar("Row_co", covariant=True)
+
+
+class Cancellable(Protocol):
+    """What can own a part of a batch."""
+
+    cancelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens of one sequence in a batch, from ``position`` on; ``wants_logits`` for the last of them."""
+
+    sequence_id: int
+    position: int
+    tokens: Sequence[int]
+    wants_logits: bool
+
+
+class Outcome(enum.Enum):
+    """How a batch ended.
+
+    The memory has changed after `DONE`, may have after `FAILED`, and has after `ABORTED` where it cannot roll back.
+    `SKIPPED`: one of the owners was cancelled before the batch began.
+    """
+
+    DONE = 0
+    NO_CELLS = 1
+    ABORTED = 2
+    SKIPPED = 3
+    FAILED = -1
+
+
+class Memory(Protocol[Row_co]):
+    """A context. A batch holds at most ``ubatch`` tokens; ``kind`` says which of the calls are allowed when."""
+
+    kind: MemoryKind
+    ubatch: int
+
+    def decode(
+        self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
+    ) -> tuple[Outcome, Sequence[Row_co | None]]:
+        """Compute one batch and give each span's row of logits, valid until the next batch; None: it wanted none.
+
+        A cancel of one of the ``owners`` ends the batch with `Outcome.ABORTED` if it ``may_abort``.
+        """
+        ...
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Let ``target`` hold the first ``tokens`` of ``source``; all of them where only whole sequences can be."""
+        ...
+
+    def truncate(self, sequence_id: int, tokens: int) -> None:
+        """Keep the first ``tokens`` of a sequence."""
+        ...
+
+    def clear(self, sequence_id: int) -> None:
+        """Forget a sequence."""
+        ...
+
+    def first_position(self, sequence_id: int) -> int:
+        """The oldest position that is still there; above 0 once a sliding window has moved on."""
+        ...
+
+    def end_position(self, sequence_id: int) -> int:
+        """The position that comes next."""
+        ...
+
+    def save(self, sequence_id: int, *, whole: bool) -> bytearray:
+        """The state of a sequence, or the part of it that cannot be cut (`MemoryKind.checkpoint`)."""
+        ...
+
+    def restore(self, sequence_id: int, data: bytearray, *, whole: bool) -> bool:
+        """Bring a state back; False if there is no room for it."""
+        ...

@@ -1,0 +1,205 @@
+"""Which tokens go into the next step. Pure: numbers in, numbers out, and the seconds of each step are handed in.
+
+Whoever decodes gets its one token in each step. What else a step holds, chunks of prompts, is bounded by what the step
+is expected to take (`StepCost`): so long does a running stream wait for its next token, and a newcomer for its first
+step. The rules:
+
+*Beside others* a step is filled with prompts as long as it is expected to stay within ``max_stall``. A few tokens go in
+in any case, so a machine whose decoding alone takes longer gets on too.
+
+*Alone* a prompt keeps nobody waiting but a newcomer, so its steps may take twice that. They are doubled further as long
+as each doubling pays, and a doubling of which nothing is known is tried after one that did.
+
+*The order* of prompts: a short text that was forced upon a running answer, then the most urgent, then the one with the
+least left. But the oldest prompt comes first whenever it has had less than ``long_share`` of the prompts' time since it
+became the oldest. So a short prompt overtakes a long one at once as long as that one has had its share, and nothing
+starves, since each becomes the oldest one day.
+
+*Memories that cannot roll back* want a chunk alone in its batch: it takes turns with a step of all that decode, and
+both together stay within ``max_stall``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ds4trio.engine.batching.cost import StepCost, work_of
+
+__all__ = ["Scheduler", "Share", "Work"]
+
+# Prompt tokens that a step holds in any case: beside others, and alone or while nothing else is known to be good.
+LEAST = 16
+LEAST_ALONE = 64
+
+# Alone, a prompt's step may take so many times the longest stall, and more where a doubling saves 8 % per token.
+ALONE_STALLS = 2
+PAYS = 0.92
+
+# Forced text is short (the frame of a tool call). A longer one is an answer that lost its KV and is computed again.
+FORCED = 64
+
+
+@dataclass(slots=True)
+class Share:
+    """The scheduler's ledger of a prompt: the seconds spent on prompts while it was the oldest, and on itself."""
+
+    waited: float = 0.0
+    served: float = 0.0
+
+
+class Work(Protocol):
+    """A sequence, as far as the scheduler is concerned."""
+
+    share: Share
+
+    @property
+    def computed(self) -> int:
+        """Tokens in its KV: the position of its next one."""
+        ...
+
+    @property
+    def left(self) -> int:
+        """Tokens that are known and not computed, at least 1."""
+        ...
+
+    @property
+    def reach(self) -> int:
+        """How many of these may go into one step, at least 1."""
+        ...
+
+    @property
+    def answering(self) -> bool:
+        """Whether it has its first token."""
+        ...
+
+    @property
+    def priority(self) -> int:
+        """Lower goes first; 0 is normal."""
+        ...
+
+
+class Scheduler:
+    """Decides the steps of one context, and learns what they take.
+
+    A step holds at most ``ubatch`` tokens, which is at least twice the number of sequences, and should take at most
+    ``max_stall`` seconds. ``mixed`` is false for memories that cannot roll back. ``long_share`` is the part of the
+    prompts' time that the oldest of them has for certain.
+    """
+
+    def __init__(self, *, ubatch: int, max_stall: float, mixed: bool = True, long_share: float = 0.5) -> None:
+        self._ubatch = ubatch
+        self._max_stall = max_stall
+        self._mixed = mixed
+        self._long_share = long_share
+        self._cost = StepCost()
+        self._chunk_was_last = False
+
+    def plan(self, works: Sequence[Work]) -> list[int]:
+        """How many tokens of each of ``works`` the next step takes; they come in the order of arrival, oldest first."""
+        take = [0] * len(works)
+        decoding = [index for index, work in enumerate(works) if _decodes(work)]
+        prompts = self._in_order(works)
+        if prompts and len(works) == 1:
+            take[0] = self._alone(works[0])
+            return take
+
+        decode = len(decoding), sum(work_of(works[index].computed, 1) for index in decoding)
+        if self._mixed or not prompts or (decoding and self._chunk_was_last):
+            for index in decoding:
+                take[index] = 1
+        if self._mixed:
+            self._fill(take, works, prompts, self._max_stall, beside=decode)
+        elif not any(take):
+            turn = self._cost.predict(*decode) if decoding else 0.0
+            self._fill(take, works, prompts[:1], self._max_stall - turn, beside=(0, 0.0))
+        return take
+
+    def learn(self, works: Sequence[Work], take: Sequence[int], seconds: float) -> None:
+        """Note what the step that computed ``take`` took, before ``works`` are advanced by it. It was not empty."""
+        spans = [(count, work_of(work.computed, count)) for work, count in zip(works, take, strict=True)]
+        self._cost.learn(sum(take), sum(work for _, work in spans), seconds)
+        parts = self._cost.parts(spans, seconds)
+        prompts = [index for index, work in enumerate(works) if not _decodes(work)]
+        self._chunk_was_last = any(take[index] for index in prompts)
+        if (oldest := _oldest(works)) is not None:
+            share = works[oldest].share
+            share.served += parts[oldest]
+            share.waited += sum(parts[index] for index in prompts)
+
+    def _in_order(self, works: Sequence[Work]) -> list[int]:
+        """Those that do not decode, first served first."""
+        oldest = _oldest(works)
+        if oldest is not None:
+            share = works[oldest].share
+            owed = share.served < self._long_share * share.waited
+
+        def turn(index: int) -> tuple[bool, bool, int, int]:
+            work = works[index]
+            return not _forced(work), not (index == oldest and owed), work.priority, work.left
+
+        return sorted((index for index, work in enumerate(works) if not _decodes(work)), key=turn)
+
+    def _alone(self, work: Work) -> int:
+        most = min(work.reach, self._ubatch)
+        trusted = min(most, max(self._cost.horizon, LEAST_ALONE))
+        fitting = self._cost.fit(work.computed, trusted, ALONE_STALLS * self._max_stall)
+        size = max(fitting, min(most, LEAST_ALONE))
+        larger = LEAST_ALONE
+        while (larger := 2 * larger) <= most:
+            if larger <= size:
+                continue
+            worth = self._pays(work, larger, size) if self._cost.known(larger) else self._may_pay(work, larger)
+            if not worth:
+                break
+            size = larger
+        # A few tokens more cost less than a step of their own.
+        return most if most - size < LEAST else size
+
+    def _may_pay(self, work: Work, unknown: int) -> bool:
+        """Whether to try a size: half of it pays for sure."""
+        half = unknown // 2
+        sure = self._cost.sure(half, work_of(work.computed, half))
+        return sure and (half == LEAST_ALONE or self._pays(work, half, half // 2))
+
+    def _pays(self, work: Work, larger: int, smaller: int) -> bool:
+        """Whether a step of ``larger`` tokens costs clearly less per token than one of ``smaller``."""
+        return self._rate(work, larger) <= PAYS * self._rate(work, smaller)
+
+    def _rate(self, work: Work, tokens: int) -> float:
+        return self._cost.predict(tokens, work_of(work.computed, tokens)) / tokens
+
+    def _fill(
+        self,
+        take: list[int],
+        works: Sequence[Work],
+        prompts: Sequence[int],
+        seconds: float,
+        *,
+        beside: tuple[int, float],
+    ) -> None:
+        """Put prompts into a step of ``seconds`` that holds ``beside``, tokens and their work, already."""
+        decoding, done = beside
+        tokens = decoding
+        most = min(self._ubatch, max(self._cost.horizon, decoding + LEAST_ALONE))
+        for index in prompts:
+            work = works[index]
+            room = min(work.reach, most - tokens)
+            fitting = self._cost.fit(work.computed, room, seconds, beside=(tokens, done))
+            take[index] = count = max(fitting, min(room, LEAST - (tokens - decoding)))
+            if count < work.reach:
+                return
+            tokens += count
+            done += work_of(work.computed, count)
+
+
+def _decodes(work: Work) -> bool:
+    return work.answering and work.left == 1
+
+
+def _forced(work: Work) -> bool:
+    return work.answering and work.left <= FORCED
+
+
+def _oldest(works: Sequence[Work]) -> int | None:
+    """The prompt that came first, if there is one."""
+    return next((index for index, work in enumerate(works) if not _decodes(work) and not _forced(work)), None)

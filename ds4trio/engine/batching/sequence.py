@@ -1,0 +1,177 @@
+"""A request as the batcher sees it: data, and what can be said of it. What happens to it is decided by the batcher."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from ds4trio.cache import Checkpoint, Slot
+from ds4trio.engine.base import (
+    Divergence,
+    EngineError,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Phase,
+    Progress,
+    TextDelta,
+    Usage,
+)
+from ds4trio.engine.batching.memory import Span
+from ds4trio.engine.batching.scheduler import Share
+
+__all__ = ["Extension", "Released", "Sequence", "Update", "Writer"]
+
+Row = TypeVar("Row")
+Row_contra = TypeVar("Row_contra", contravariant=True)
+
+
+@dataclass(slots=True)
+class Extension:
+    """What one row of logits led to: tokens to compute next, text to deliver, and why the answer ends, if it does."""
+
+    tokens: list[int]
+    deltas: list[TextDelta]
+    reason: FinishReason | None = None
+
+
+class Writer(Protocol[Row_contra]):
+    """Decides each next token of one answer. It only moves forward, so a batch may be computed again."""
+
+    @property
+    def sampled(self) -> int:
+        """Tokens of the answer so far."""
+        ...
+
+    @property
+    def stopped(self) -> str | None:
+        """The stop string that ended the answer, or None."""
+        ...
+
+    def extend(self, row: Row_contra) -> Extension:
+        """Continue the answer by at least one token. Raises `EngineError`."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Nothing works for the sequence any more; its KV is cached or freed."""
+
+
+Update = Progress | TextDelta | Finished | EngineError | Released
+
+
+@dataclass(slots=True, eq=False)
+class Sequence(Generic[Row]):
+    """One request.
+
+    ``begin`` makes its writer, on the computing thread. ``tokens`` are the prompt and what was sampled; the KV of the
+    first ``computed`` of them is in ``slot``. Of these ``cached`` were there when the request was first placed,
+    ``kept`` when it last was; those may be fewer or what it computed itself, since a full KV takes its slot from the
+    youngest, and ``saved`` then is its state. ``rolling`` is the state after its latest chunk, and ``borders`` are the
+    positions where checkpoints are due, the next one last. It waits until its ``leader`` has computed ``wanted`` tokens
+    of a prefix that both have.
+    ``cancelled`` is written under the abort flag's lock, everything else by the batcher alone. Times are those of
+    ``time.perf_counter``: ``begun`` when the request first got a slot, ``placed`` when it last did, ``answered`` when
+    it got its first token; 0 before.
+    """
+
+    request: GenerationRequest
+    begin: Callable[[], Writer[Row]]
+    listener: Callable[[Update], None]
+    cancelled: bool = False
+    preempted: bool = False
+    tokens: list[int] = field(init=False)
+    computed: int = 0
+    cached: int = 0
+    kept: int = 0
+    borders: list[int] = field(default_factory=list)
+    begun: float = 0.0
+    placed: float = 0.0
+    answered: float = 0.0
+    slot: Slot | None = None
+    saved: Checkpoint | None = None
+    rolling: Checkpoint | None = None
+    writer: Writer[Row] | None = None
+    share: Share = field(default_factory=Share)
+    divergence: Divergence | None = None
+    leader: "Sequence[Row] | None" = None
+    wanted: int = 0
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def priority(self) -> int:
+        """Lower goes first."""
+        return self.request.priority
+
+    @property
+    def left(self) -> int:
+        """Tokens that are known and not computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def reach(self) -> int:
+        """How many of these the next step may take at most: it ends where a checkpoint is due."""
+        return self.borders[-1] - self.computed if self.borders else self.left
+
+    @property
+    def sampled(self) -> int:
+        """Tokens of the answer."""
+        return self.writer.sampled if self.writer is not None else 0
+
+    @property
+    def answering(self) -> bool:
+        """Whether it has its first token."""
+        return self.sampled > 0
+
+    @property
+    def progress(self) -> Progress:
+        """A snapshot for the event loop."""
+        prompt = len(self.request.prompt)
+        elapsed = time.perf_counter() - self.placed
+        return Progress(
+            phase=Phase.DECODE if self.sampled else Phase.PREFILL,
+            prompt_tokens=prompt,
+            cached_tokens=self.cached,
+            prefilled_tokens=min(max(self.computed, self.cached), prompt),
+            output_tokens=self.sampled,
+            rate=(self.computed - self.kept) / elapsed if self.computed > self.kept and elapsed > 0 else 0.0,
+            divergence=self.divergence,
+        )
+
+    def place(self, slot: Slot, keep: int) -> None:
+        """Note that ``slot`` is this request's and holds the first ``keep`` of its tokens."""
+        self.slot = slot
+        self.computed = self.kept = keep
+        self.placed = time.perf_counter()
+        if not self.begun:
+            self.begun, self.cached = self.placed, keep
+
+    def span(self, count: int) -> Span:
+        """The next ``count`` tokens to compute."""
+        assert self.slot is not None
+        end = self.computed + count
+        return Span(
+            sequence_id=self.slot.id,
+            position=self.computed,
+            tokens=self.tokens[self.computed : end],
+            wants_logits=end == len(self.tokens),
+        )
+
+    def finished(self, reason: FinishReason) -> Finished:
+        """The last event of an answer that ends now."""
+        assert self.writer is not None
+        prompt = len(self.request.prompt)
+        return Finished(
+            reason,
+            Usage(prompt, min(self.cached, prompt), self.sampled),
+            self.writer.stopped,
+            prefill_seconds=self.answered - self.begun,
+            decode_seconds=time.perf_counter() - self.answered,
+        )
