@@ -57,22 +57,22 @@ def short_prompt() -> dict[str, Any]:
 async def ask(server: ServerProcess, body: dict[str, Any]) -> StreamClient:
     """A client that has its whole answer."""
     async with open_client(server.port, body) as client:
-        await client.wait_for_text()
+        await client.wait_for_token()
         await client.read_all()
     return client
 
 
 async def first_token(server: ServerProcess, body: dict[str, Any]) -> float:
     """Seconds from the request to the first token; the answer is read to its end."""
-    return (await ask(server, body)).times_of_text[0]
+    return (await ask(server, body)).times_of_tokens[0]
 
 
 @asynccontextmanager
 async def talking(server: ServerProcess) -> AsyncGenerator[StreamClient, None]:
     """A stream that has begun to answer, and answers as long as the block lasts."""
-    body = chat_body("Tell me a long story.", max_tokens=2000, ignore_eos=True)
+    body = chat_body("Tell me a long story.", max_tokens=2000, ignore_eos=True, logprobs=True)
     async with open_client(server.port, body) as client, trio.open_nursery() as nursery:
-        await client.wait_for_text()
+        await client.wait_for_token()
         nursery.start_soon(client.read_all)
         yield client
         nursery.cancel_scope.cancel()
@@ -92,7 +92,7 @@ async def beside_a_volley(server: ServerProcess) -> tuple[float, list[float]]:
 
     async with open_client(server.port, long_prompt()) as client, trio.open_nursery() as nursery:
         nursery.start_soon(ask_again_and_again)
-        took = await client.wait_for_text()
+        took = await client.wait_for_token()
         nursery.cancel_scope.cancel()
     return took, waits
 
@@ -115,10 +115,10 @@ async def beside_a_short(server: ServerProcess, at: float) -> tuple[float, float
 async def beside_a_stream(server: ServerProcess) -> tuple[float, float, int]:
     """A long prompt's first token; a running stream's longest gap until then, and how many tokens it got."""
     async with talking(server) as stream, open_client(server.port, long_prompt()) as client:
-        took = await client.wait_for_text()
+        took = await client.wait_for_token()
         since, until = client.sent_at, client.sent_at + took
-        tokens = sum(since < stream.sent_at + at < until for at in stream.times_of_text)
-        return took, stream.longest_wait_for_text(since, until), tokens
+        tokens = sum(since < stream.sent_at + at < until for at in stream.times_of_tokens)
+        return took, stream.longest_wait_for_token(since, until), tokens
 
 
 async def long_prefill(server: ServerProcess, report: Report, rounds: int) -> None:
@@ -202,8 +202,8 @@ async def cancels(server: ServerProcess, report: Report, tries: int = 8) -> None
             await trio.sleep(2 * CANCEL_GAP)
             now = trio.current_time()
             for stream in (one, other):
-                before.append(stream.longest_wait_for_text(leaving.sent_at, left))
-                around.append(stream.longest_wait_for_text(left, now))
+                before.append(stream.longest_wait_for_token(leaving.sent_at, left))
+                around.append(stream.longest_wait_for_token(left, now))
     report.add("two streams beside a long prefill: longest gaps", milliseconds(before), "for scale", True)
     report.add(
         f"longest gaps from the moment when it is cancelled ({tries}×)",
@@ -234,7 +234,7 @@ async def sharing(server: ServerProcess, report: Report, rounds: int) -> None:
     for _ in range(rounds):
         system = fresh_prompt(1540)
         opening = await ask(server, session(system, "Name a colour."))
-        scale = opening.times_of_text[0]
+        scale = opening.times_of_tokens[0]
         firsts.append(scale)
         seconds.append(await first_token(server, session(system, "Name three fruits.")) / scale)
 
@@ -245,7 +245,7 @@ async def sharing(server: ServerProcess, report: Report, rounds: int) -> None:
             nursery.start_soon(twin, "What is a river?")
             nursery.start_soon(twin, "Who wrote this text?")
         turn = await ask(server, session(system, "Name a colour.", opening.text, "And another one."))
-        nexts.append(turn.times_of_text[0] / scale)
+        nexts.append(turn.times_of_tokens[0] / scale)
         # The token that was sampled last is never computed.
         said = opening.usage["prompt_tokens"] + opening.usage["completion_tokens"] - 1
         cached.append((turn.usage["prompt_tokens_details"]["cached_tokens"], said, turn.usage["prompt_tokens"]))
@@ -329,7 +329,7 @@ async def urgency(server: ServerProcess, report: Report, tries: int = 3) -> None
             async with trio.open_nursery() as nursery:
                 for client in (early, late):
                     nursery.start_soon(client.read_all)
-            urgent, ordinary = (client.sent_at + client.times_of_text[0] - left for client in (late, early))
+            urgent, ordinary = (client.sent_at + client.times_of_tokens[0] - left for client in (late, early))
             return urgent, ordinary
 
     cases: list[tuple[str, dict[str, Any], dict[str, str]]] = [
@@ -359,7 +359,7 @@ async def crowd(server: ServerProcess, report: Report, count: int = 8) -> None:
         for _ in range(count):
             nursery.start_soon(come)
     answered = sum(client.body.endswith(b"data: [DONE]\n\n") and b'"error"' not in client.body for client in clients)
-    waits = sorted(client.times_of_text[0] for client in clients)
+    waits = sorted(client.times_of_tokens[0] for client in clients)
     silence = max(client.longest_silence for client in clients)
     worst = waits[-1] / statistics.mean(waits)
     report.add(

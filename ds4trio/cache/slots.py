@@ -168,16 +168,16 @@ class SlotTable:
     def give_up(self, tokens: int) -> Cut | None:
         """Choose which idle tokens to lose so that about ``tokens`` cells come free; None where nothing is idle.
 
-        The table has noted the cut. It may free fewer cells than asked for, or none where others share them: ask again.
+        A cell is a cell, whoever has it: the one that is least likely to be asked for again is in the slot that rested
+        longest. The table has noted the cut. It may free fewer cells than asked for, or none: ask again.
         """
         idle = [slot for slot in self.slots if not slot.busy and self.length(slot)]
         if not idle:
             return None
-        victim = min(idle, key=lambda slot: (self._tree.own(slot.id) * self._chance(slot), slot.last_used))
-        own = self._tree.own_cells(victim.id)
+        victim = min(idle, key=lambda slot: (self._tree.own_cells(slot.id) == 0, slot.last_used))
         keep = self.length(victim) - max(tokens, LEAST_CUT)
         # What it shares is kept by the others too, unless they are idle like it: then the next cut is theirs.
-        if self._kind.whole_only or keep <= self.length(victim) - own:
+        if self._kind.whole_only or keep <= self.length(victim) - self._tree.own_cells(victim.id):
             keep = 0
         self.cut(victim, keep)
         return Cut(victim, keep)

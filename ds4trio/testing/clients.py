@@ -93,16 +93,19 @@ class StreamClient:
         return self._events
 
     @property
-    def times_of_text(self) -> list[float]:
-        """When the pieces of a chat answer's text came: about a piece per token."""
-        return [event.at for event in self.events if _content(event)]
+    def times_of_tokens(self) -> list[float]:
+        """When the pieces of a chat answer's text came.
 
-    def longest_wait_for_text(self, since: float, until: float) -> float:
-        """Seconds of the longest gap between pieces of text that reaches into this span of Trio's clock.
+        About a piece per token: white space may wait for what follows it, unless the request asks for ``logprobs``.
+        """
+        return [event.at for event in self.events if _content(event) or _logprobs(event)]
+
+    def longest_wait_for_token(self, since: float, until: float) -> float:
+        """Seconds of the longest gap between `times_of_tokens` that reaches into this span of Trio's clock.
 
         A gap that is open at its end counts up to there.
         """
-        times = [self.sent_at + at for at in self.times_of_text]
+        times = [self.sent_at + at for at in self.times_of_tokens]
         moments = [self.sent_at, *(time for time in times if time < until), until]
         return max(later - earlier for earlier, later in pairwise(moments) if later > since)
 
@@ -143,12 +146,12 @@ class StreamClient:
         while text not in self.body and await self.read() is not None:
             pass
 
-    async def wait_for_text(self) -> float:
+    async def wait_for_token(self) -> float:
         """When the first text of a chat answer came; a checkpoint. Raises EOFError if the answer ends without any."""
-        while not self.times_of_text:
+        while not self.times_of_tokens:
             if await self.read() is None:
                 raise EOFError(f"an answer without text: {self.body[-1000:]!r}")
-        return self.times_of_text[0]
+        return self.times_of_tokens[0]
 
     async def half_close(self) -> None:
         """Say that nothing more will be sent, and keep reading (FIN)."""
@@ -159,6 +162,10 @@ class StreamClient:
         linger = struct.pack("ii", 1, 0)
         self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.stream.socket.close()
+
+
+def _logprobs(event: StreamEvent) -> bool:
+    return any(choice.get("logprobs") for choice in event.data.get("choices", ()))
 
 
 def _content(event: StreamEvent) -> str:

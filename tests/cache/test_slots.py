@@ -358,12 +358,12 @@ def test_a_saved_state_is_used_where_no_slot_offers_more(kind: MemoryKind) -> No
 # --- giving up --------------------------------------------------------------------------------------------------------
 
 
-def test_give_up_takes_the_end_of_what_is_worth_least() -> None:
+def test_give_up_takes_the_end_of_what_rested_longest() -> None:
     table = filled([1] * 2000, [2] * 1000)
     cut = table.give_up(300)
     assert cut is not None
-    assert (cut.slot, cut.keep) == (table.slots[1], 700)
-    assert held(table) == [[1] * 2000, [2] * 700]
+    assert (cut.slot, cut.keep) == (table.slots[0], 1700)
+    assert held(table) == [[1] * 1700, [2] * 1000]
 
 
 def test_give_up_takes_more_than_a_crumb() -> None:
@@ -393,11 +393,11 @@ def test_what_is_shared_with_others_is_not_cut_but_let_go() -> None:
     table.release(second.slot)
     cut = table.give_up(500)
     assert cut is not None
-    assert (cut.slot, cut.keep) == (second.slot, 0)
-    assert held(table)[first.id] == [*SYSTEM, *[1] * 100]
+    assert (cut.slot, cut.keep) == (first, 0)
+    assert held(table)[second.slot.id] == [*SYSTEM, *[2] * 50]
     cut = table.give_up(500)
     assert cut is not None
-    assert (cut.slot, cut.keep) == (first, 200)
+    assert (cut.slot, cut.keep) == (second.slot, 150)
 
 
 def test_give_up_finds_nothing_where_slots_are_busy_or_empty() -> None:

@@ -32,7 +32,7 @@ def prompt(tokens: int, *, answer: int = 2) -> dict[str, Any]:
 async def ask(server: ServerProcess, body: dict[str, Any]) -> StreamClient:
     """A client that has its whole answer."""
     async with open_client(server.port, body) as client:
-        await client.wait_for_text()
+        await client.wait_for_token()
         assert (await client.read_all()).endswith(b"data: [DONE]\n\n")
     assert b'"error"' not in client.body
     return client
@@ -40,33 +40,33 @@ async def ask(server: ServerProcess, body: dict[str, Any]) -> StreamClient:
 
 def first_token(client: StreamClient) -> float:
     """When it came, on Trio's clock."""
-    return client.sent_at + client.times_of_text[0]
+    return client.sent_at + client.times_of_tokens[0]
 
 
 async def test_a_long_prefill_lets_a_stream_and_a_short_prompt_through() -> None:
     async with run_server(*THREAD) as server, open_client(server.port, prompt(60, answer=2000)) as stream:
-        await stream.wait_for_text()
+        await stream.wait_for_token()
         async with open_client(server.port, prompt(1000)) as long, trio.open_nursery() as nursery:
             nursery.start_soon(stream.read_all)
             await long.read()
             short = await ask(server, prompt(50))
-            took = await long.wait_for_text()
+            took = await long.wait_for_token()
             nursery.cancel_scope.cancel()
         assert first_token(short) < first_token(long)
-        during = [at for at in stream.times_of_text if 0 < stream.sent_at + at - long.sent_at < took]
+        during = [at for at in stream.times_of_tokens if 0 < stream.sent_at + at - long.sent_at < took]
         assert len(during) >= 5
-        assert stream.longest_wait_for_text(long.sent_at, first_token(long)) < took / 2
+        assert stream.longest_wait_for_token(long.sent_at, first_token(long)) < took / 2
 
 
 async def test_a_cancel_in_a_mixed_batch_leaves_the_stream_alone() -> None:
     async with run_server(*THREAD) as server, open_client(server.port, prompt(60, answer=50)) as stream:
-        await stream.wait_for_text()
+        await stream.wait_for_token()
         async with open_client(server.port, prompt(2500)):
             await server.wait_log(r"prefill chunk \d+/2\d\d\d")
             left = trio.current_time()
         await server.wait_log(r"cancelled in prefill \(prefill \d+/2\d\d\d")
         await stream.read_all()
-    assert stream.sent_at + stream.times_of_text[-1] > left
+    assert stream.sent_at + stream.times_of_tokens[-1] > left
     assert stream.body.endswith(b"data: [DONE]\n\n")
     assert stream.usage["completion_tokens"] == 50
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ds4trio.cache import Checkpoint, Cut, Placement, SlotTable, common_prefix
+from ds4trio.cache import Checkpoint, Cut, Placement, Slot, SlotTable, common_prefix
 from ds4trio.engine.base import Divergence, EngineError
 from ds4trio.engine.batching.divergence import BEFORE, FROM, divergence
 from ds4trio.engine.batching.memory import Memory, Outcome
@@ -145,9 +145,14 @@ class Batcher(Generic[Row]):
                 # Cells that left the window of one sequence, idle or not, are free to be overwritten by any other,
                 # and placing one may do so.
                 for slot in self._slots.slots:
-                    slot.first_position = self._memory.first_position(slot.id)
+                    slot.first_position = self._first_position(slot)
             if not self._waits(sequence):
                 self._place(sequence)
+
+    def _first_position(self, slot: Slot) -> int:
+        """The oldest position of a slot's window; the end of it all where nothing of the window is left."""
+        whole = self._memory.end_position(slot.id) > 0
+        return self._memory.first_position(slot.id) if whole else self._slots.length(slot)
 
     def _waits(self, sequence: Sequence[Row]) -> bool:
         """Whether another request is computing a prefix that this one had better take over from it."""
@@ -155,7 +160,7 @@ class Batcher(Generic[Row]):
         if leader is not None and leader.slot is not None and leader.computed < sequence.wanted:
             return True
         sequence.leader = None
-        known = self._slots.reusable(sequence.tokens)
+        known = max(self._slots.reusable(sequence.tokens), sequence.saved.position if sequence.saved else 0)
         for other in self.sequences:
             if other is sequence or other.slot is None or other.priority > sequence.priority:
                 continue
@@ -180,14 +185,17 @@ class Batcher(Generic[Row]):
         if placement is None:
             return
         slot, keep = placement.slot, placement.keep
-        if placement.checkpoint is not None and placement.checkpoint is sequence.saved:
-            if not self._bring_back(placement):
-                # It fits when another of the running has ended.
+        if not self._bring_back(placement):
+            if (
+                placement.checkpoint is not None
+                and placement.checkpoint.whole
+                and any(other.slot is not None for other in self.sequences)
+            ):
+                # It fits when another of those that run has ended.
                 self._slots.cut(slot, 0)
                 self._slots.release(slot)
                 sequence.preempted = True
                 return
-        elif not self._bring(placement):
             log.warning("sequence %d does not hold the %d positions it should: computed anew", slot.id, keep)
             self._memory.clear(slot.id)
             self._slots.cut(slot, 0)
@@ -202,10 +210,11 @@ class Batcher(Generic[Row]):
         self._tell(sequence, sequence.progress)
 
     def _bring_back(self, placement: Placement) -> bool:
-        """Restore the state of a sequence that waited for cells; False where it has to wait for more."""
+        """`_bring`, and idle prefixes make room for a whole state that has none; False if that does not help."""
+        whole = placement.checkpoint is not None and placement.checkpoint.whole
         while not self._bring(placement):
             self._memory.clear(placement.slot.id)
-            cut = self._slots.give_up(placement.keep)
+            cut = self._slots.give_up(placement.keep) if whole else None
             if cut is None:
                 return False
             self._give_up(cut)

@@ -31,9 +31,9 @@ __all__ = ["Scheduler", "Share", "Work"]
 LEAST = 16
 LEAST_ALONE = 64
 
-# Alone, a prompt's step may take so many times the longest stall, and more where a doubling saves 8 % per token.
+# Alone, a prompt's step may take so many times the longest stall, and more where a doubling saves 20 % per token.
 ALONE_STALLS = 2
-PAYS = 0.92
+PAYS = 0.8
 
 # Forced text is short (the frame of a tool call). A longer one is an answer that lost its KV and is computed again.
 FORCED = 64
