@@ -28,7 +28,7 @@ check: $(VENV)/.check
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.lifeline $(ARGS)
-	$(BIN)/python -m benchmarks.fairness $(ARGS)
+	$(BIN)/python -m benchmarks.fairness
 	$(BIN)/python -m benchmarks.cost
 
 clean:
