@@ -6,8 +6,8 @@ where a prompt goes and what is lost first, `memory_kind` says what a model's me
 """
 
 from ds4trio.cache.memory_kind import Checkpoint, MemoryKind
-from ds4trio.cache.prefix_tree import PrefixTree
-from ds4trio.cache.slots import Cut, Nearest, Placement, Slot, SlotTable, common_prefix
+from ds4trio.cache.prefix_tree import PrefixTree, common_prefix
+from ds4trio.cache.slots import Cut, Nearest, Placement, Slot, SlotTable
 
 __all__ = [
     "Checkpoint",

@@ -15,27 +15,13 @@ from dataclasses import dataclass, field
 from ds4trio.cache.memory_kind import Checkpoint, MemoryKind
 from ds4trio.cache.prefix_tree import PrefixTree
 
-__all__ = ["Cut", "Nearest", "Placement", "Slot", "SlotTable", "common_prefix"]
+__all__ = ["Cut", "Nearest", "Placement", "Slot", "SlotTable"]
 
-BLOCK = 512
 HALF_LIFE = 32
 MOST_CHECKPOINTS = 16
 """Of one slot."""
 LEAST_CUT = 256
 """Tokens that are given up at a time, so that a full memory is not cut token by token."""
-
-
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """How many leading tokens are equal. Compares in C, block by block, so 100,000 tokens take about 2 ms."""
-    shorter = min(len(a), len(b))
-    for start in range(0, shorter, BLOCK):
-        left, right = a[start : start + BLOCK], b[start : start + BLOCK]
-        if left != right:
-            return start + next(
-                (index for index, pair in enumerate(zip(left, right, strict=False)) if pair[0] != pair[1]),
-                min(len(left), len(right)),
-            )
-    return shorter
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +50,11 @@ class Placement:
     source: Slot | None
     keep: int
     checkpoint: Checkpoint | None = None
+
+    @property
+    def from_whole_state(self) -> bool:
+        """Whether all that is kept comes out of a saved state."""
+        return self.checkpoint is not None and self.checkpoint.whole
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import trio
 
 from ds4trio.engine.base import EngineStoppedError, QueueFullError
 
-__all__ = ["Admission", "Duration", "Ticket"]
+__all__ = ["Admission", "Duration", "Ticket", "seconds_left"]
 
 # Taken for the length of what was never measured, in seconds.
 FIRST_GUESS = 5.0
@@ -42,6 +42,17 @@ class Duration:
         One that has outlasted the mean is given as long again: that it must end any moment would be a poor guess.
         """
         return self._mean - elapsed if elapsed < self._mean else self._mean
+
+
+def seconds_left(decoding: Duration, *, prefill_left: float | None, decoding_since: float | None) -> float | None:
+    """What an engine tells `Admission.join` of its request: the rest of its prefill and a mean decode, or the latter's.
+
+    ``decoding_since`` is when its first token came, by Trio's clock, None before; ``prefill_left`` is None while no
+    rate is known.
+    """
+    if decoding_since is not None:
+        return decoding.left(trio.current_time() - decoding_since)
+    return None if prefill_left is None else prefill_left + decoding.left(0)
 
 
 class Ticket:

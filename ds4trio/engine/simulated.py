@@ -15,7 +15,7 @@ from typing import TypeVar
 import trio
 
 from ds4trio.cache import Slot, SlotTable
-from ds4trio.engine.admission import Admission, Duration
+from ds4trio.engine.admission import Admission, Duration, seconds_left
 from ds4trio.engine.answer_text import AnswerText, guidance
 from ds4trio.engine.base import (
     Finished,
@@ -268,10 +268,9 @@ class SimulatedGeneration:
             return _pieces(self._request.guide.forced)
 
     def _remaining(self) -> float | None:
-        if self._decoding_since is not None:
-            return self._engine._decoding.left(trio.current_time() - self._decoding_since)
-        prefill = self._progress.eta
-        return None if prefill is None else prefill + self._engine._decoding.left(0)
+        return seconds_left(
+            self._engine._decoding, prefill_left=self._progress.eta, decoding_since=self._decoding_since
+        )
 
     def _release(self) -> None:
         if self._slot is not None:

@@ -2,9 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import openai
 import pytest
@@ -18,6 +16,7 @@ from ds4trio.api.errors import ApiError, InvalidRequestError, OverloadedError, o
 from ds4trio.api.task import Task
 from ds4trio.chat import ContentDelta
 from ds4trio.engine import Phase, Progress, Sampling, TokenLogprob
+from tests.api import tasks
 from tests.api.openai_sdk import sdk, unknown_members
 from tests.events import USAGE, Script, Step, pieces, play, scripts, texts
 from tests.grammars.chat import sse_data
@@ -38,21 +37,16 @@ def parse(request: bytes) -> Task:
 
 def answer_of(task: Task) -> tuple[type[CompletionStream | CompletionDocument], CompletionOptions]:
     """How the task is answered."""
-    assert isinstance(task.answer, partial)
-    return cast("Any", task.answer.func), task.answer.keywords["options"]
+    return tasks.answer_of(task)
 
 
 def described(request: bytes) -> dict[str, object]:
     """All that a request asks for, to compare it."""
-    task = parse(request)
-    return {field.name: getattr(task, field.name) for field in fields(task)} | {"answer": answer_of(task)}
+    return tasks.described(parse(request))
 
 
 def refusal(request: bytes) -> InvalidRequestError:
-    with pytest.raises(InvalidRequestError) as caught:
-        parse(request)
-    assert caught.value.status == 400
-    return caught.value
+    return tasks.refused(parse, request)
 
 
 def stream(prompts: tuple[str, ...] = ("once",), **members: Any) -> CompletionStream:

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ds4trio.cache import prefix_tree
 from ds4trio.cache.prefix_tree import BLOCK, PrefixTree
+from tests.cache.naive import naive_prefix
 
 SYSTEM = list(range(1000, 1000 + 3 * BLOCK))
 """A system prompt that is longer than one block of the comparison."""
@@ -226,15 +227,6 @@ def test_a_prompt_is_compared_once_for_all_keys_that_share_it() -> None:
 keys = st.integers(0, 5)
 texts = st.lists(st.integers(0, 2), max_size=8)
 lengths = st.integers(0, 20)
-
-
-def naive_prefix(a: list[int], b: list[int]) -> int:
-    length = 0
-    for left, right in zip(a, b, strict=False):
-        if left != right:
-            break
-        length += 1
-    return length
 
 
 class TreeLife(RuleBasedStateMachine):

@@ -9,6 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from ds4trio.cache import Checkpoint, MemoryKind, Placement, Slot, SlotTable, common_prefix
 from ds4trio.cache.slots import HALF_LIFE, LEAST_CUT, MOST_CHECKPOINTS
+from tests.cache.naive import naive_prefix
 
 SYSTEM = [9] * 600
 """A system prompt that is longer than one block of the comparison."""
@@ -19,15 +20,6 @@ COMPRESSED = MemoryKind(whole_only=True, checkpoint="whole")
 KINDS = [MemoryKind(), SLIDING, HYBRID, COMPRESSED]
 
 whole_only = pytest.mark.parametrize("kind", [HYBRID, COMPRESSED], ids=["hybrid", "compressed"])
-
-
-def naive_prefix(a: list[int], b: list[int]) -> int:
-    length = 0
-    for left, right in zip(a, b, strict=False):
-        if left != right:
-            break
-        length += 1
-    return length
 
 
 def take(table: SlotTable, prompt: list[int], *, saved: Checkpoint | None = None) -> Placement:

@@ -151,8 +151,9 @@ class Batcher(Generic[Row]):
 
     def _first_position(self, slot: Slot) -> int:
         """The oldest position of a slot's window; the end of it all where nothing of the window is left."""
-        whole = self._memory.end_position(slot.id) > 0
-        return self._memory.first_position(slot.id) if whole else self._slots.length(slot)
+        if self._memory.end_position(slot.id) == 0:
+            return self._slots.length(slot)
+        return self._memory.first_position(slot.id)
 
     def _waits(self, sequence: Sequence[Row]) -> bool:
         """Whether another request is computing a prefix that this one had better take over from it."""
@@ -186,19 +187,13 @@ class Batcher(Generic[Row]):
             return
         slot, keep = placement.slot, placement.keep
         if not self._bring_back(placement):
-            if (
-                placement.checkpoint is not None
-                and placement.checkpoint.whole
-                and any(other.slot is not None for other in self.sequences)
-            ):
+            self._forget(slot)
+            if placement.from_whole_state and any(other.slot is not None for other in self.sequences):
                 # It fits when another of those that run has ended.
-                self._slots.cut(slot, 0)
                 self._slots.release(slot)
                 sequence.preempted = True
                 return
             log.warning("sequence %d does not hold the %d positions it should: computed anew", slot.id, keep)
-            self._memory.clear(slot.id)
-            self._slots.cut(slot, 0)
             keep = 0
         sequence.saved = None
         sequence.place(slot, keep)
@@ -211,10 +206,9 @@ class Batcher(Generic[Row]):
 
     def _bring_back(self, placement: Placement) -> bool:
         """`_bring`, and idle prefixes make room for a whole state that has none; False if that does not help."""
-        whole = placement.checkpoint is not None and placement.checkpoint.whole
         while not self._bring(placement):
             self._memory.clear(placement.slot.id)
-            cut = self._slots.give_up(placement.keep) if whole else None
+            cut = self._slots.give_up(placement.keep) if placement.from_whole_state else None
             if cut is None:
                 return False
             self._give_up(cut)
@@ -321,11 +315,8 @@ class Batcher(Generic[Row]):
         if not self._kind.whole_only:
             self._memory.truncate(slot.id, sequence.computed)
             return
-        latest = max(
-            (*slot.checkpoints, *((sequence.rolling,) if sequence.rolling else ())),
-            key=lambda checkpoint: checkpoint.position,
-            default=None,
-        )
+        # Whatever was saved of this sequence since it was placed is later than what it began with.
+        latest = sequence.rolling or next(reversed(slot.checkpoints), None)
         sequence.computed = 0
         if latest is not None and self._bring(Placement(slot, None, latest.position, latest)):
             sequence.computed = latest.position
@@ -354,6 +345,11 @@ class Batcher(Generic[Row]):
         else:
             self._memory.clear(cut.slot.id)
 
+    def _forget(self, slot: Slot) -> None:
+        """Empty a slot."""
+        self._memory.clear(slot.id)
+        self._slots.cut(slot, 0)
+
     def _preempt(self, sequence: Sequence[Row]) -> None:
         """Take a sequence's cells; its state is kept outside of them while there is room for it."""
         slot = sequence.slot
@@ -362,16 +358,14 @@ class Batcher(Generic[Row]):
         if kept < self._state_bytes:
             state = self._memory.save(slot.id, whole=True)
             sequence.saved = Checkpoint(sequence.computed, state, True)
-        self._memory.clear(slot.id)
-        self._slots.cut(slot, 0)
+        self._forget(slot)
         self._slots.release(slot)
         sequence.slot, sequence.computed, sequence.rolling, sequence.preempted = None, 0, None, True
 
     def _fail(self, sequence: Sequence[Row], error: EngineError) -> None:
         """End a sequence of which nobody knows what is in its KV."""
         if sequence.slot is not None:
-            self._memory.clear(sequence.slot.id)
-            self._slots.cut(sequence.slot, 0)
+            self._forget(sequence.slot)
             sequence.computed = 0
         self._tell(sequence, error)
         self._end(sequence)

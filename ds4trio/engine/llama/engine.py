@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from ds4trio.engine.admission import Admission, Duration, Ticket
+from ds4trio.engine.admission import Admission, Duration, Ticket, seconds_left
 from ds4trio.engine.base import (
     EngineError,
     Finished,
@@ -217,10 +217,9 @@ class LlamaGeneration:
 
     def _remaining(self) -> float | None:
         """Seconds until this request is likely to end; for `Admission`."""
-        if self._decoding_since is not None:
-            return self._engine._decoding.left(trio.current_time() - self._decoding_since)
-        prefill = self._progress.eta
-        return None if prefill is None else prefill + self._engine._decoding.left(0)
+        return seconds_left(
+            self._engine._decoding, prefill_left=self._progress.eta, decoding_since=self._decoding_since
+        )
 
     async def _release(self) -> None:
         try:

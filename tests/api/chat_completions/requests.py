@@ -1,18 +1,14 @@
 """Chat requests as clients write them, and what becomes of them."""
 
 import json
-from dataclasses import fields
-from functools import partial
 from pathlib import Path
-from typing import Any, cast
-
-import pytest
 
 from ds4trio.api.chat_completions import ChatCompletions
 from ds4trio.api.chat_completions.answer import ChatDocument, ChatOptions, ChatStream
 from ds4trio.api.errors import InvalidRequestError
 from ds4trio.api.task import Task
 from ds4trio.chat import Conversation
+from tests.api import tasks
 
 HI = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"path": {"type": "string"}}}
@@ -40,21 +36,16 @@ def conversation(**members: object) -> Conversation:
 
 def answer_of(task: Task) -> tuple[type[ChatStream | ChatDocument], ChatOptions]:
     """How the task is answered."""
-    assert isinstance(task.answer, partial)
-    return cast("Any", task.answer.func), task.answer.keywords["options"]
+    return tasks.answer_of(task)
 
 
 def described(request: bytes) -> dict[str, object]:
     """All that a request asks for, to compare it."""
-    task = parse(request)
-    return {field.name: getattr(task, field.name) for field in fields(task)} | {"answer": answer_of(task)}
+    return tasks.described(parse(request))
 
 
 def refusal(request: bytes) -> InvalidRequestError:
-    with pytest.raises(InvalidRequestError) as caught:
-        parse(request)
-    assert caught.value.status == 400
-    return caught.value
+    return tasks.refused(parse, request)
 
 
 def function(name: str = "read", **members: object) -> dict[str, object]:

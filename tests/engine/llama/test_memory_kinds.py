@@ -31,20 +31,23 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
 
 
-async def leave_in_prefill(engine: LlamaEngine, prompt: list[int], after: int) -> int:
-    """Cancel a prefill once ``after`` tokens are computed; how many were at the end."""
+async def leave_in_prefill(engine: LlamaEngine, request: GenerationRequest, *, after: int) -> int:
+    """Leave once ``after`` tokens are computed, in the middle of a batch; how many were, in the end."""
     reached = trio.Event()
 
     def on_progress(progress: Progress) -> None:
         if progress.prefilled_tokens >= after:
             reached.set()
 
-    request = GenerationRequest(prompt=prompt, max_tokens=ANSWER, sampling=Sampling(temperature=0))
     async with trio.open_nursery() as nursery, engine.generate(request, on_progress=on_progress) as generation:
         nursery.start_soon(generation.prefill)
         await reached.wait()
         nursery.cancel_scope.cancel()
     return generation.progress.prefilled_tokens
+
+
+def greedy(prompt: list[int]) -> GenerationRequest:
+    return GenerationRequest(prompt=prompt, max_tokens=ANSWER, sampling=Sampling(temperature=0))
 
 
 async def fresh_answers(options: LlamaOptions, prompt: list[int]) -> set[str]:
@@ -78,7 +81,7 @@ async def test_turns_edits_cancels_and_shared_prefixes_answer_like_a_fresh_engin
         kept = []
         for prompt in prompts:
             ids = await tokens(engine, prompt)
-            await leave_in_prefill(engine, await tokens(engine, prompt[::-1]), after=64)
+            await leave_in_prefill(engine, greedy(await tokens(engine, prompt[::-1])), after=64)
             text, end = await ask(engine, ids, max_tokens=ANSWER)
             kept.append(end.usage.cached_tokens)
             assert text in await fresh_answers(options, ids), f"{kind}: {prompt[-40:]!r}, kept {kept}"
@@ -110,7 +113,7 @@ async def test_several_at_once_with_one_that_leaves(kind: str, directory: Path) 
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(one, 0)
                     nursery.start_soon(one, 1)
-                    await leave_in_prefill(engine, await tokens(engine, STORY[::-1] * 20), after=128)
+                    await leave_in_prefill(engine, greedy(await tokens(engine, STORY[::-1] * 20)), after=128)
             # Batches of other shapes move the logits a little, so only the beginnings are compared.
             assert [answers[number][:8] for number in range(2)] == [text[:8] for text in alone]
 
@@ -143,7 +146,7 @@ async def test_forced_text_and_grammars_survive_neighbours_that_leave(kind: str,
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(one)
                     nursery.start_soon(one)
-                    await leave_in_prefill(engine, noise, after=128)
+                    await leave_in_prefill(engine, greedy(noise), after=128)
             for text in told:
                 assert text[:5] == alone[:5]
                 assert re.fullmatch(rf"[a-d ]{{5}}{re.escape(STORY * 5)}[a-d]{{5}}", text)

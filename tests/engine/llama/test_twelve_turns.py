@@ -11,12 +11,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-import trio
 
 from ds4trio.config import demo_model
-from ds4trio.engine import Finished, GenerationRequest, Progress, Sampling, TextDelta
+from ds4trio.engine import GenerationRequest, Sampling
 from ds4trio.engine.llama import LlamaEngine, LlamaOptions, open_llama_engine
 from tests.engine.llama.replay import Recorder, open_fresh
+from tests.engine.llama.test_continuation import deltas, joined
+from tests.engine.llama.test_memory_kinds import leave_in_prefill
 from tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.slow
@@ -86,33 +87,6 @@ class Conversation:
         return other
 
 
-async def ask(engine: LlamaEngine, request: GenerationRequest) -> tuple[str, Finished]:
-    text = ""
-    async with engine.generate(request) as generation:
-        await generation.prefill()
-        async for event in generation:
-            if isinstance(event, TextDelta):
-                text += event.text
-            else:
-                return text, event
-    raise AssertionError("a generation ends with Finished")
-
-
-async def leave_in_prefill(engine: LlamaEngine, request: GenerationRequest, *, after: int) -> int:
-    """Leave once ``after`` tokens are computed, in the middle of a batch; how many were, in the end."""
-    reached = trio.Event()
-
-    def on_progress(progress: Progress) -> None:
-        if progress.prefilled_tokens >= after:
-            reached.set()
-
-    async with trio.open_nursery() as nursery, engine.generate(request, on_progress=on_progress) as generation:
-        nursery.start_soon(generation.prefill)
-        await reached.wait()
-        nursery.cancel_scope.cancel()
-    return generation.progress.prefilled_tokens
-
-
 @pytest.mark.parametrize("name", MODELS)
 async def test_no_answer_of_a_long_conversation_differs_from_that_of_a_fresh_engine(
     name: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -129,9 +103,9 @@ async def test_no_answer_of_a_long_conversation_differs_from_that_of_a_fresh_eng
             """The answer, checked; how many prompt tokens there were and how many of them were not cached."""
             nonlocal compared
             prompt = len(conversation.tokens)
-            text, end = await ask(engine, conversation.request())
+            told, end = await deltas(engine, conversation.request())
             compared += recorder.check(fresh, prompt)
-            await conversation.say(text, turn=False)
+            await conversation.say(joined(told), turn=False)
             return prompt, prompt - end.usage.cached_tokens
 
         main, other = Conversation(engine), Conversation(engine)
