@@ -5,8 +5,9 @@ conversations stay. A new prompt takes the longest prefix that any slot offers, 
 another conversation while there is something cheaper to give up: a prefix is copied (with a unified KV the cells are
 shared, so a copy costs no memory) unless taking the slot itself loses least.
 
-What a loss costs is the number of tokens that no other slot has, times the chance that they are asked for again, which
-halves with every `HALF_LIFE` requests that came and went since.
+What a loss costs is the number of tokens that no other slot has, times the chance that they are asked for again. It
+falls as one over the time since (hyperbolic caching, Blankstein et al., USENIX ATC 2017), and time is requests here: so
+the end of the conversation that spoke last, however short, is worth more than a longer one that rests.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from ds4trio.cache.prefix_tree import PrefixTree
 
 __all__ = ["Cut", "Nearest", "Placement", "Slot", "SlotTable"]
 
-HALF_LIFE = 32
 MOST_CHECKPOINTS = 16
 """Of one slot."""
 LEAST_CUT = 256
@@ -224,7 +224,7 @@ class SlotTable:
 
     def _chance(self, slot: Slot) -> float:
         """That somebody asks again for what is in an idle slot; 1 right after its last use."""
-        return float(0.5 ** ((self._uses - slot.last_used) / HALF_LIFE))
+        return 1 / (1 + self._uses - slot.last_used)
 
 
 def _up_to(length: int, checkpoints: list[Checkpoint]) -> list[Checkpoint]:

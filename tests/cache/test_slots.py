@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from ds4trio.cache import Checkpoint, MemoryKind, Placement, Slot, SlotTable, common_prefix
-from ds4trio.cache.slots import HALF_LIFE, LEAST_CUT, MOST_CHECKPOINTS
+from ds4trio.cache.slots import LEAST_CUT, MOST_CHECKPOINTS
 from tests.cache.naive import naive_prefix
 
 SYSTEM = [9] * 600
@@ -157,12 +157,20 @@ def test_of_conversations_that_are_equally_dear_the_one_that_rested_longest_is_g
 
 
 def test_a_long_conversation_that_nobody_asks_for_any_more_is_given_up_before_a_short_one_that_is_in_use() -> None:
-    table = filled([1] * 100, [2] * 60)
+    table = filled([1] * 200, [2] * 60)
     assert take(table, [3, 3]).slot is table.slots[1]
-    table = filled([1] * 100, [2] * 60)
-    for _ in range(HALF_LIFE):
+    table = filled([1] * 200, [2] * 60)
+    for _ in range(4):
         table.release(table.slots[1])
     assert take(table, [3, 3]).slot is table.slots[0]
+
+
+def test_the_short_end_of_the_conversation_that_spoke_last_outlives_longer_ones_of_strangers() -> None:
+    system = [1] * 50
+    strangers = [[stranger] * 40 for stranger in range(100, 110)]
+    table = filled(*strangers, [*system, *[2] * 10])
+    run(table, [*system, *[3] * 10])
+    assert held(table)[10] == [*system, *[2] * 10]
 
 
 # --- what is nearest --------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ both together stay within ``max_stall``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log2
 from typing import Protocol
 
 from ds4trio.engine.batching.cost import StepCost, work_of
@@ -141,11 +142,13 @@ class Scheduler:
 
     def _alone(self, work: Work) -> int:
         most = min(work.reach, self._ubatch)
-        trusted = min(most, max(self._cost.horizon, LEAST_ALONE))
+        least = LEAST_ALONE if self._cost.known(LEAST) else LEAST
+        trusted = min(most, max(self._cost.horizon, least))
         fitting = self._cost.fit(work.computed, trusted, ALONE_STALLS * self._max_stall)
-        size = max(fitting, min(most, LEAST_ALONE))
-        larger = LEAST_ALONE
-        while (larger := 2 * larger) <= most:
+        size = max(fitting, min(most, least))
+        larger = least
+        while larger < most and least == LEAST_ALONE:
+            larger = min(2 * larger, most)
             if larger <= size:
                 continue
             worth = self._pays(work, larger, size) if self._cost.known(larger) else self._may_pay(work, larger)
@@ -159,11 +162,12 @@ class Scheduler:
         """Whether to try a size: half of it pays for sure."""
         half = unknown // 2
         sure = self._cost.sure(half, work_of(work.computed, half))
-        return sure and (half == LEAST_ALONE or self._pays(work, half, half // 2))
+        return sure and self._pays(work, half, LEAST if half == LEAST_ALONE else half // 2)
 
     def _pays(self, work: Work, larger: int, smaller: int) -> bool:
-        """Whether a step of ``larger`` tokens costs clearly less per token than one of ``smaller``."""
-        return self._rate(work, larger) <= PAYS * self._rate(work, smaller)
+        """Whether steps of ``larger`` tokens are worth their time: each doubling from ``smaller`` on saves enough."""
+        saved: float = PAYS ** log2(larger / smaller)
+        return self._rate(work, larger) <= saved * self._rate(work, smaller)
 
     def _rate(self, work: Work, tokens: int) -> float:
         return self._cost.predict(tokens, work_of(work.computed, tokens)) / tokens
@@ -180,7 +184,7 @@ class Scheduler:
         """Put prompts into a step of ``seconds`` that holds ``beside``, tokens and their work, already."""
         decoding, done = beside
         tokens = decoding
-        most = min(self._ubatch, max(self._cost.horizon, decoding + LEAST_ALONE))
+        most = min(self._ubatch, max(self._cost.horizon, decoding + LEAST))
         for index in prompts:
             work = works[index]
             room = min(work.reach, most - tokens)
