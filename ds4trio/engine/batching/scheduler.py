@@ -34,7 +34,7 @@ LEAST_ALONE = 64
 
 # Alone, a prompt's step may take so many times the longest stall, and more where a doubling saves 20 % per token.
 ALONE_STALLS = 2
-PAYS = 0.8
+SAVES = 0.7
 
 # Forced text is short (the frame of a tool call). A longer one is an answer that lost its KV and is computed again.
 FORCED = 64
@@ -151,23 +151,27 @@ class Scheduler:
             larger = min(2 * larger, most)
             if larger <= size:
                 continue
-            worth = self._pays(work, larger, size) if self._cost.known(larger) else self._may_pay(work, larger)
+            worth = self._saves(work, larger, size) if self._cost.known(larger) else self._may_save(work, larger)
             if not worth:
                 break
             size = larger
         # A few tokens more cost less than a step of their own.
         return most if most - size < LEAST else size
 
-    def _may_pay(self, work: Work, unknown: int) -> bool:
-        """Whether to try a size: half of it pays for sure."""
+    def _may_save(self, work: Work, unknown: int) -> bool:
+        """Whether to try a size: half of it saves enough for sure."""
         half = unknown // 2
         sure = self._cost.sure(half, work_of(work.computed, half))
-        return sure and self._pays(work, half, LEAST if half == LEAST_ALONE else half // 2)
+        return sure and self._saves(work, half, LEAST if half == LEAST_ALONE else half // 2)
 
-    def _pays(self, work: Work, larger: int, smaller: int) -> bool:
-        """Whether steps of ``larger`` tokens are worth their time: each doubling from ``smaller`` on saves enough."""
-        saved: float = PAYS ** log2(larger / smaller)
-        return self._rate(work, larger) <= saved * self._rate(work, smaller)
+    def _saves(self, work: Work, larger: int, smaller: int) -> bool:
+        """Whether a step of ``larger`` tokens is worth its time: each doubling saves enough, of ``smaller`` and of all.
+
+        The prediction for one size may be a third off, but hardly so much that it hides all the doublings before it.
+        """
+        doublings = ((other, log2(larger / other)) for other in (smaller, LEAST))
+        rate = self._rate(work, larger)
+        return all(rate <= SAVES**count * self._rate(work, other) for other, count in doublings)
 
     def _rate(self, work: Work, tokens: int) -> float:
         return self._cost.predict(tokens, work_of(work.computed, tokens)) / tokens
