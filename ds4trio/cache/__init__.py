@@ -5,18 +5,20 @@ should go and tells it what became of every sequence. `prefix_tree` knows which 
 where a prompt goes and what is lost first, `memory_kind` says what a model's memory can do.
 """
 
-from ds4trio.cache.memory_kind import Checkpoint, MemoryKind
+from ds4trio.cache.memory_kind import Checkpoint, MemoryKind, State
 from ds4trio.cache.prefix_tree import PrefixTree, common_prefix
-from ds4trio.cache.slots import Cut, Nearest, Placement, Slot, SlotTable
+from ds4trio.cache.slots import Cut, Match, Nearest, Placement, Slot, SlotTable
 
 __all__ = [
     "Checkpoint",
     "Cut",
+    "Match",
     "MemoryKind",
     "Nearest",
     "Placement",
     "PrefixTree",
     "Slot",
     "SlotTable",
+    "State",
     "common_prefix",
 ]

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Checkpoint", "MemoryKind"]
+__all__ = ["Checkpoint", "MemoryKind", "State"]
+
+State = bytearray | memoryview
+"""What llama.cpp says of a sequence: bytes, writable and contiguous."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,5 +30,5 @@ class Checkpoint:
     """A saved state of a sequence after its first ``position`` tokens. ``whole`` as in `MemoryKind.checkpoint`."""
 
     position: int
-    data: bytearray
+    data: State
     whole: bool

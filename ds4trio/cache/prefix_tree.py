@@ -13,7 +13,7 @@ A node is a run of tokens, its edge, from one position to another. The rules:
 
 Two questions are easily confused:
 
-- `PrefixTree.size` and `PrefixTree.own` go by content: keys that came to the same tokens each on its own share them.
+- `PrefixTree.own` goes by content: keys that came to the same tokens each on its own share them.
 - `PrefixTree.cells` and `PrefixTree.own_cells` count cells of a unified KV cache, which are shared only where one
   sequence was copied from another. What two keys share that way is always a prefix: a copy begins it, a cut shortens
   it, nothing makes it longer. So one number for each pair of keys accounts for all cells exactly.
@@ -23,7 +23,7 @@ single object, and of no interest to the garbage collector.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -62,18 +62,6 @@ class PrefixTree:
     def __init__(self) -> None:
         self._root = _Node(parent=None, start=0, edge=array(TOKEN))
         self._holders: dict[int, _Holder] = {}
-        self._size = 0
-        self._cells = 0
-
-    @property
-    def size(self) -> int:
-        """Distinct tokens: those that several keys have in common count once, wherever they came from."""
-        return self._size
-
-    @property
-    def cells(self) -> int:
-        """Cells of a unified KV cache: a token counts once for all keys that `fork` gave it to, else for each."""
-        return self._cells
 
     def hold(self, key: int, tokens: Sequence[int]) -> None:
         """Let ``key`` hold exactly these tokens, all in new cells; where it only goes on, `extend` it instead."""
@@ -94,7 +82,6 @@ class PrefixTree:
         holder = self._holders.get(key)
         if holder is None or length >= holder.length:
             return
-        self._cells -= holder.length - max(length, holder.shared_cells)
         left = holder.node
         left.ends.remove(holder)
         if length > 0:
@@ -171,6 +158,16 @@ class PrefixTree:
         holder = self._holders.get(key)
         return holder.length - holder.shared_cells if holder else 0
 
+    def cells(self, keys: Iterable[int]) -> int:
+        """How many cells of a unified KV cache some keys have: a token counts once for all that `fork` gave it to."""
+        counted: list[_Holder] = []
+        cells = 0
+        for holder in (self._holders[key] for key in keys if key in self._holders):
+            # Each copy shares a prefix, so the longest covers the others.
+            cells += holder.length - max((holder.copies.get(other, 0) for other in counted), default=0)
+            counted.append(holder)
+        return cells
+
     def _append(self, key: int, new: "array[int]") -> None:
         if not new:
             return
@@ -182,7 +179,6 @@ class PrefixTree:
         holder.node = node
         holder.length += len(new)
         node.ends.add(holder)
-        self._cells += len(new)
 
     def _way_down(self, holder: "_Holder", new: "array[int]") -> "_Node":
         """The node that has the last of the new tokens, once the tree has them all."""
@@ -197,7 +193,6 @@ class PrefixTree:
                 node.split(position)
             child = node.children.get(new[known])
             if child is None:
-                self._size += len(new) - known
                 return node.grow(new[known:])
             node = child
 
@@ -206,7 +201,6 @@ class PrefixTree:
         if node.children:
             return
         end = max((holder.length for holder in node.ends), default=node.start)
-        self._size -= node.end - end
         if node.ends or node.parent is None:
             del node.edge[end - node.start :]
             return

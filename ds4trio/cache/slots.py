@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ds4trio.cache.memory_kind import Checkpoint, MemoryKind
 from ds4trio.cache.prefix_tree import PrefixTree
 
-__all__ = ["Cut", "Nearest", "Placement", "Slot", "SlotTable"]
+__all__ = ["Cut", "Match", "Nearest", "Placement", "Slot", "SlotTable"]
 
 MOST_CHECKPOINTS = 16
 """Of one slot."""
@@ -55,6 +55,15 @@ class Placement:
     def from_whole_state(self) -> bool:
         """Whether all that is kept comes out of a saved state."""
         return self.checkpoint is not None and self.checkpoint.whole
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What the slots have of a prompt: of each slot, by its id, how many tokens it shares; and how many of the prompt's
+    tokens would not have to be computed if it were placed now."""
+
+    shared: dict[int, int]
+    reusable: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,34 +107,46 @@ class SlotTable:
         """How many tokens a slot holds."""
         return self._tree.length(slot.id)
 
-    def nearest(self, prompt: Sequence[int]) -> Nearest | None:
-        """The slot that shares most tokens with a prompt, whether they can be reused or not."""
+    @property
+    def busy_cells(self) -> int:
+        """Cells that cannot be given up: those of slots that are in use."""
+        return self._tree.cells(slot.id for slot in self.slots if slot.busy)
+
+    def own_cells(self, slot: Slot) -> int:
+        """Cells of a slot that would be free without it."""
+        return self._tree.own_cells(slot.id)
+
+    def match(self, prompt: Sequence[int]) -> Match:
+        """What the slots have of a prompt; true until the next change of the table."""
         shared = self._tree.match(prompt)
+        best = self._best_offer(shared, len(prompt) - 1)
+        return Match(shared, best.keep if best is not None else 0)
+
+    def nearest(self, match: Match) -> Nearest | None:
+        """The slot that shares most tokens with a prompt, whether they can be reused or not."""
+        shared = match.shared
         if not shared:
             return None
         slot = max((self.slots[key] for key in shared), key=lambda slot: (shared[slot.id], slot.last_used))
         return Nearest(slot, shared[slot.id])
 
-    def reusable(self, prompt: Sequence[int]) -> int:
-        """How many tokens of a prompt would not have to be computed if it were placed now."""
-        best = self._best_offer(self._tree.match(prompt), len(prompt) - 1)
-        return best.keep if best is not None else 0
-
-    def place(self, prompt: Sequence[int], *, saved: Checkpoint | None = None) -> Placement | None:
+    def place(
+        self, prompt: Sequence[int], match: Match, *, saved: Checkpoint | None = None, older: Sequence[Checkpoint] = ()
+    ) -> Placement | None:
         """Choose and take a slot for ``prompt``, or None where all are busy.
 
         At least the last token of the prompt is always left to compute, since its logits are needed. ``saved`` is a
-        whole state of this very prompt, if there is one.
+        whole state of this very prompt, if there is one, and ``older`` the checkpoints before it.
         """
         free = [slot for slot in self.slots if not slot.busy]
         if not free:
             return None
-        shared = self._tree.match(prompt)
+        shared = match.shared
         best = self._best_offer(shared, len(prompt) - 1)
         if best is None or (saved is not None and saved.position > best.keep):
             keep = 0 if saved is None else saved.position
             target = self._cheapest(free, shared, source=None)
-            self._restored(target, prompt[:keep], [])
+            self._restored(target, prompt[:keep], older)
             return Placement(target, None, keep, saved)
         source, keep, checkpoint = best.slot, best.keep, best.checkpoint
         in_place = self._kind.whole_only and checkpoint is None  # it is idle and all of it is wanted
@@ -174,14 +195,19 @@ class SlotTable:
         return Cut(victim, keep)
 
     def note(self, slot: Slot, checkpoint: Checkpoint) -> None:
-        """Keep a checkpoint of a slot, and no more of them than there may be."""
+        """Keep a checkpoint of a slot, and no more of them than there may be; none that is larger than all may be."""
+        if len(checkpoint.data) > self._checkpoint_bytes:
+            return
         slot.checkpoints = [*(other for other in slot.checkpoints if other.position < checkpoint.position), checkpoint]
         if len(slot.checkpoints) > MOST_CHECKPOINTS:
             _thin(slot)
-        # The longest unused lose theirs first; the running keep theirs longest.
-        for other in sorted(self.slots, key=lambda other: (other.busy, other.last_used)):
-            while other.checkpoints and self.checkpoint_bytes > self._checkpoint_bytes:
-                _thin(other)
+        # The longest unused lose theirs first, the running last; but what is between the first and the last of a
+        # conversation is worth less than any other's beginning.
+        by_use = sorted(self.slots, key=lambda other: (other.busy, other.last_used))
+        for most in (2, 0):
+            for other in by_use:
+                while len(other.checkpoints) > most and self.checkpoint_bytes > self._checkpoint_bytes:
+                    _thin(other)
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -217,7 +243,7 @@ class SlotTable:
 
         return min(free, key=lambda slot: (loss(slot), source is not None and slot is not source, slot.last_used))
 
-    def _restored(self, slot: Slot, tokens: Sequence[int], checkpoints: list[Checkpoint]) -> None:
+    def _restored(self, slot: Slot, tokens: Sequence[int], checkpoints: Sequence[Checkpoint]) -> None:
         slot.busy = True
         slot.checkpoints = _up_to(len(tokens), checkpoints)
         self._tree.hold(slot.id, tokens)
@@ -227,12 +253,12 @@ class SlotTable:
         return 1 / (1 + self._uses - slot.last_used)
 
 
-def _up_to(length: int, checkpoints: list[Checkpoint]) -> list[Checkpoint]:
+def _up_to(length: int, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
     return [checkpoint for checkpoint in checkpoints if checkpoint.position <= length]
 
 
 def _thin(slot: Slot) -> None:
-    """Drop the checkpoint that is missed least: where its neighbours are closest, never the first or the last.
+    """Drop the checkpoint that is missed least: where its neighbours are closest, and the first and the last at last.
 
     The first is the end of the system prompt, which other conversations share; the last is where the next turn begins.
     """

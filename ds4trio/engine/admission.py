@@ -1,8 +1,9 @@
 """The queue in front of an engine: at most ``parallel`` requests inside, at most ``max_queue`` waiting.
 
-The more urgent go first, those of one priority in order of arrival. Tickets live on the event loop only. A place is
-taken without waiting, a turn is waited for, and both are given back by `Ticket.leave`, which may be called at any time:
-a client that goes away while it waits is out of the queue at once.
+The more urgent go first, those of one priority in order of arrival; but nobody is overtaken more than `MOST_OVERTAKEN`
+times, so a stream of urgent requests keeps no other one out. Tickets live on the event loop only. A place is taken
+without waiting, a turn is waited for, and both are given back by `Ticket.leave`, which may be called at any time: a
+client that goes away while it waits is out of the queue at once.
 
 Who finds the queue full is told when to come back: when the first of those that run is likely to end, since then the
 first of the queue starts and its place is free. An engine that knows how long its request still takes says so in
@@ -10,14 +11,16 @@ first of the queue starts and its place is free. An engine that knows how long i
 """
 
 import math
-from bisect import insort
 from collections.abc import Callable
 
 import trio
 
 from ds4trio.engine.base import EngineStoppedError, QueueFullError
 
-__all__ = ["Admission", "Duration", "Ticket", "seconds_left"]
+__all__ = ["MOST_OVERTAKEN", "Admission", "Duration", "Ticket", "seconds_left"]
+
+MOST_OVERTAKEN = 8
+"""So many that came later may be started before a request."""
 
 # Taken for the length of what was never measured, in seconds.
 FIRST_GUESS = 5.0
@@ -61,6 +64,7 @@ class Ticket:
     def __init__(self, admission: "Admission", priority: int, remaining: Callable[[], float | None]) -> None:
         self._admission = admission
         self._priority = priority
+        self._overtaken = 0
         self._remaining = remaining
         self._turn = trio.Event()
         self._granted_at: float | None = None
@@ -109,17 +113,22 @@ class Admission:
         return len(self._running)
 
     def join(self, *, priority: int = 0, remaining: Callable[[], float | None] = lambda: None) -> Ticket:
-        """Take a place: behind all who are as urgent or more so, before the others. Lower ``priority`` goes first.
+        """Take a place: behind all who are as urgent or more so, or were overtaken often enough, before the others.
 
-        ``remaining`` is asked for the seconds that this request is still expected to take once it had its turn, None
-        while that is unknown. Not a checkpoint. Raises `QueueFullError` or `EngineStoppedError`.
+        Lower ``priority`` goes first. ``remaining`` is asked for the seconds that this request is still expected to
+        take once it had its turn, None while that is unknown. Not a checkpoint. Raises `QueueFullError` or
+        `EngineStoppedError`.
         """
         if self._closed:
             raise EngineStoppedError
         if len(self._waiting) >= self._max_queue and len(self._running) >= self._parallel:
             raise QueueFullError(len(self._running), len(self._waiting), self._retry_after())
         ticket = Ticket(self, priority, remaining)
-        insort(self._waiting, ticket, key=lambda waiting: waiting._priority)
+        place = len(self._waiting)
+        while place and (other := self._waiting[place - 1])._priority > priority and other._overtaken < MOST_OVERTAKEN:
+            other._overtaken += 1
+            place -= 1
+        self._waiting.insert(place, ticket)
         self._grant()
         return ticket
 

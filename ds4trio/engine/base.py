@@ -209,13 +209,15 @@ class TextDelta:
 
     ``output_tokens`` were sampled so far. ``special`` text is exactly one special token of the request's ``markers``,
     so it cannot be confused with a text that spells it. ``logprobs`` are those of the tokens since the last delta;
-    with them the text may be empty.
+    with them the text may be empty. ``tokens`` are the ids since the last delta: those of all deltas together are all
+    of the answer's, what has no text or was withheld included, but for the one with which the model ended it.
     """
 
     text: str
     output_tokens: int
     special: bool = False
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

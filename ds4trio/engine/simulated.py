@@ -189,7 +189,8 @@ class SimulatedGeneration:
     async def prefill(self) -> None:
         """Sleep for as long as the prompt takes at the engine's rate, chunk by chunk."""
         await self._ticket.turn()
-        placement = self._engine._slots.place(self._prompt)
+        slots = self._engine._slots
+        placement = slots.place(self._prompt, slots.match(self._prompt))
         assert placement is not None, "admission lets in as many as there are slots"
         self._slot = placement.slot
         self._computed = placement.keep

@@ -23,7 +23,7 @@ whole_only = pytest.mark.parametrize("kind", [HYBRID, COMPRESSED], ids=["hybrid"
 
 
 def take(table: SlotTable, prompt: list[int], *, saved: Checkpoint | None = None) -> Placement:
-    placement = table.place(prompt, saved=saved)
+    placement = table.place(prompt, table.match(prompt), saved=saved)
     assert placement is not None
     assert table.tokens(placement.slot) == prompt[: placement.keep]
     return placement
@@ -83,7 +83,7 @@ def test_a_table_whose_slots_are_all_busy_places_nothing() -> None:
     table = SlotTable(2)
     first, second = take(table, [1, 2]), take(table, [3, 4])
     assert first.slot is not second.slot
-    assert table.place([5, 6]) is None
+    assert table.place([5, 6], table.match([5, 6])) is None
     table.release(first.slot)
     assert take(table, [5, 6]).slot is first.slot
 
@@ -179,18 +179,19 @@ def test_the_short_end_of_the_conversation_that_spoke_last_outlives_longer_ones_
 def test_nearest_is_the_slot_that_shares_most_whether_it_can_be_reused_or_not() -> None:
     for kind in KINDS:
         table = filled([1, 2, 3, 4], [1, 2, 9], kind=kind)
-        nearest = table.nearest([1, 2, 3, 5])
+        nearest = table.nearest(table.match([1, 2, 3, 5]))
         assert nearest is not None
         assert (nearest.slot, nearest.shared) == (table.slots[0], 3)
 
 
 def test_nothing_is_nearest_where_nothing_is_shared() -> None:
-    assert filled([1, 2, 3]).nearest([2, 3]) is None
+    table = filled([1, 2, 3])
+    assert table.nearest(table.match([2, 3])) is None
 
 
 def test_of_slots_that_share_the_same_the_youngest_is_nearest() -> None:
     table = filled([1, 2, 7], [1, 2, 8])
-    nearest = table.nearest([1, 2, 3])
+    nearest = table.nearest(table.match([1, 2, 3]))
     assert nearest is not None
     assert nearest.slot is table.slots[1]
 
@@ -320,6 +321,7 @@ def test_thinning_never_takes_the_first_or_the_last_checkpoint(where: list[int])
 
 
 def test_checkpoints_take_no_more_memory_than_they_may_and_the_longest_unused_lose_theirs_first() -> None:
+    """But of no conversation the first or the last one, while any has others between them."""
     table = SlotTable(3, HYBRID, checkpoint_bytes=100)
     oldest, younger = run(table, [1] * 50), run(table, [2] * 50)
     running = take(table, [3] * 50).slot
@@ -329,9 +331,19 @@ def test_checkpoints_take_no_more_memory_than_they_may_and_the_longest_unused_lo
     assert table.checkpoint_bytes == 90
     table.note(younger, state(40, HYBRID, size=30))
     assert table.checkpoint_bytes == 100
-    assert (positions(oldest), positions(younger), positions(running)) == ([30], [10, 20, 30, 40], [10, 20, 30])
+    assert (positions(oldest), positions(younger), positions(running)) == ([10, 30], [10, 30, 40], [10, 20, 30])
     table.note(running, state(40, HYBRID, size=30))
-    assert (positions(oldest), positions(younger), positions(running)) == ([], [10, 40], [10, 20, 30, 40])
+    assert (positions(oldest), positions(younger), positions(running)) == ([10, 30], [10, 40], [10, 40])
+    table.note(running, state(50, HYBRID, size=50))
+    assert (positions(oldest), positions(younger), positions(running)) == ([], [10, 40], [10, 50])
+
+
+def test_a_state_that_is_larger_than_all_may_be_takes_nobody_else_s_away() -> None:
+    table = SlotTable(2, HYBRID, checkpoint_bytes=100)
+    slot, other = run(table, [1] * 50), run(table, [2] * 50)
+    table.note(slot, state(10, HYBRID, size=10))
+    table.note(other, state(10, HYBRID, size=101))
+    assert (positions(slot), positions(other)) == ([10], [])
 
 
 def test_a_checkpoint_that_slots_share_counts_once() -> None:
@@ -466,7 +478,7 @@ class SlotLife(RuleBasedStateMachine):
     def place(self, prompt: list[int]) -> Owner:
         idle = [slot for slot in self.table.slots if not slot.busy]
         most = max(self.offer(slot, prompt) for slot in self.table.slots)
-        placement = self.table.place(prompt)
+        placement = self.table.place(prompt, self.table.match(prompt))
         assert placement is not None
 
         slot, keep, checkpoint = placement.slot, placement.keep, placement.checkpoint
@@ -495,7 +507,7 @@ class SlotLife(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) == len(self.table.slots))
     @rule(prompt=texts)
     def place_in_a_full_table(self, prompt: list[int]) -> None:
-        assert self.table.place(prompt) is None
+        assert self.table.place(prompt, self.table.match(prompt)) is None
 
     @rule(owner=owners, data=st.data())
     def compute(self, owner: Owner, data: st.DataObject) -> None:

@@ -62,6 +62,7 @@ async def test_tasks_sequences_and_cells_are_the_same_after_500_rude_clients() -
                 await trio.sleep(0.05)
 
         batcher = engine._worker._batcher
+        assert batcher is not None
         assert batcher.sequences == []
         assert not engine._live
         table, context = batcher._slots, batcher._memory

@@ -1,7 +1,7 @@
 """The queue: the urgent first, then order of arrival, a place for each, and nobody waits for one who is gone."""
 
 import math
-from bisect import insort
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ds4trio.engine import EngineStoppedError, QueueFullError
-from ds4trio.engine.admission import FIRST_GUESS, Admission, Duration, Ticket
+from ds4trio.engine.admission import FIRST_GUESS, MOST_OVERTAKEN, Admission, Duration, Ticket
 
 
 async def takes_its_turn(ticket: Ticket) -> bool:
@@ -78,6 +78,18 @@ async def test_the_more_urgent_pass_those_who_wait_but_not_those_who_run() -> No
         running.leave()
         assert await takes_its_turn(waiting[name])
         running = waiting[name]
+
+
+async def test_a_stream_of_urgent_requests_keeps_no_other_one_out() -> None:
+    admission = Admission(parallel=1, max_queue=3)
+    running, patient = admission.join(), admission.join()
+    passed = 0
+    while patient.position:
+        urgent = admission.join(priority=-100)
+        running.leave()
+        running, passed = urgent, passed + 1
+        assert passed <= MOST_OVERTAKEN + 1
+    assert passed == MOST_OVERTAKEN + 1
 
 
 async def test_a_turn_is_a_checkpoint_even_when_it_has_come() -> None:
@@ -309,25 +321,35 @@ def test_any_history_of_joining_and_leaving_keeps_order_and_bounds(
     trio.run(partial(check_history, parallel, max_queue, moves))
 
 
+@dataclass(slots=True)
+class Waiting:
+    priority: int
+    ticket: Ticket
+    overtaken: int = 0
+
+
 async def check_history(parallel: int, max_queue: int, moves: list[tuple[int | None, int | None]]) -> None:
     admission = Admission(parallel=parallel, max_queue=max_queue)
     running: list[Ticket] = []
-    waiting: list[tuple[int, int, Ticket]] = []
-    """Priority and number of arrival, in order."""
-    for number, (gone, priority) in enumerate(moves):
+    waiting: list[Waiting] = []
+    for gone, priority in moves:
         if priority is not None and len(running) + len(waiting) == parallel + max_queue:
             with pytest.raises(QueueFullError):
                 admission.join(priority=priority)
         elif priority is not None:
-            insort(waiting, (priority, number, admission.join(priority=priority)))
+            place = len(waiting)
+            while place and waiting[place - 1].priority > priority and waiting[place - 1].overtaken < MOST_OVERTAKEN:
+                place -= 1
+                waiting[place].overtaken += 1
+            waiting.insert(place, Waiting(priority, admission.join(priority=priority)))
         elif gone is not None and gone < len(running):
             running.pop(gone).leave()
         elif gone is not None and gone - len(running) < len(waiting):
-            waiting.pop(gone - len(running))[-1].leave()
+            waiting.pop(gone - len(running)).ticket.leave()
         while waiting and len(running) < parallel:
-            running.append(waiting.pop(0)[-1])
+            running.append(waiting.pop(0).ticket)
         assert [ticket.position for ticket in running] == [0] * len(running)
-        assert [ticket.position for *_, ticket in waiting] == list(range(1, len(waiting) + 1))
+        assert [other.ticket.position for other in waiting] == list(range(1, len(waiting) + 1))
         assert (admission.running, admission.waiting) == (len(running), len(waiting))
     assert all([await takes_its_turn(ticket) for ticket in running])
-    assert not any([await takes_its_turn(ticket) for *_, ticket in waiting])
+    assert not any([await takes_its_turn(other.ticket) for other in waiting])

@@ -15,10 +15,11 @@ No thread, no mailbox, no llama.cpp: `Memory` is what computes, and a test's may
 
 import logging
 import time
+import traceback
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ds4trio.cache import Checkpoint, Cut, Placement, Slot, SlotTable, common_prefix
+from ds4trio.cache import Checkpoint, Cut, Match, Placement, Slot, SlotTable, common_prefix
 from ds4trio.engine.base import Divergence, EngineError
 from ds4trio.engine.batching.divergence import BEFORE, FROM, divergence
 from ds4trio.engine.batching.memory import Memory, Outcome
@@ -37,8 +38,12 @@ LAST_TURNS = 4
 """Turns at the end of a prompt that get a checkpoint each."""
 GENERATION_PROMPT = 16
 """Tokens that begin an answer, at most: what is before them is worth a checkpoint."""
+WORTH_SAVING = 64
+"""Cells of a sequence's own: fewer are computed again sooner than saved and restored with all the others."""
 WORTH_WAITING = 64
 """Tokens of a prefix that another request is computing anyway."""
+PATIENCE = 8
+"""Steps that one waits for another who gets no further: others go before that one, and might not before this one."""
 ROLLING_SHARE = 0.05
 """Of a chunk's time, what saving the state after it may take: a cancel then loses no more than the chunk that runs."""
 
@@ -138,16 +143,23 @@ class Batcher(Generic[Row]):
     # --- where a sequence goes ----------------------------------------------------------------------------------------
 
     def _place_all(self) -> None:
+        short_of_cells = [sequence.priority for sequence in self.sequences if sequence.preempted]
         for sequence in self.sequences:
             if sequence.slot is not None or sequence.preempted:
+                continue
+            if not sequence.begun and any(priority <= sequence.priority for priority in short_of_cells):
+                # Whoever has begun and waits for cells would wait for ever if newcomers took them.
                 continue
             if self._kind.window:
                 # Cells that left the window of one sequence, idle or not, are free to be overwritten by any other,
                 # and placing one may do so.
                 for slot in self._slots.slots:
                     slot.first_position = self._first_position(slot)
-            if not self._waits(sequence):
-                self._place(sequence)
+            if self._follows(sequence):
+                continue
+            match = self._slots.match(sequence.tokens)
+            if not self._finds_leader(sequence, match):
+                self._place(sequence, match)
 
     def _first_position(self, slot: Slot) -> int:
         """The oldest position of a slot's window; the end of it all where nothing of the window is left."""
@@ -155,19 +167,27 @@ class Batcher(Generic[Row]):
             return self._slots.length(slot)
         return self._memory.first_position(slot.id)
 
-    def _waits(self, sequence: Sequence[Row]) -> bool:
-        """Whether another request is computing a prefix that this one had better take over from it."""
+    def _follows(self, sequence: Sequence[Row]) -> bool:
+        """Whether the one it waits for is still on its way."""
         leader = sequence.leader
-        if leader is not None and leader.slot is not None and leader.computed < sequence.wanted:
-            return True
+        if leader is None or leader.slot is None or leader.computed >= sequence.wanted:
+            return False
+        sequence.idle = sequence.idle + 1 if leader.computed == sequence.seen else 0
+        sequence.seen = leader.computed
+        return sequence.idle < PATIENCE
+
+    def _finds_leader(self, sequence: Sequence[Row], match: Match) -> bool:
+        """Whether another request is computing a prefix that this one had better take over from it."""
         sequence.leader = None
-        known = max(self._slots.reusable(sequence.tokens), sequence.saved.position if sequence.saved else 0)
+        if sequence.idle >= PATIENCE:
+            return False
+        known = max(match.reusable, sequence.saved.position if sequence.saved else 0)
         for other in self.sequences:
-            if other is sequence or other.slot is None or other.priority > sequence.priority:
+            if other.slot is None or other.answering or other.priority > sequence.priority:
                 continue
             wanted = self._shareable(other, sequence)
             if wanted - known >= WORTH_WAITING and other.computed < wanted:
-                sequence.leader, sequence.wanted = other, wanted
+                sequence.leader, sequence.wanted, sequence.seen, sequence.idle = other, wanted, other.computed, 0
                 known = wanted
         return sequence.leader is not None
 
@@ -178,30 +198,43 @@ class Batcher(Generic[Row]):
             return shared
         return max((border for border in leader.borders if border <= shared), default=0)
 
-    def _place(self, sequence: Sequence[Row]) -> None:
+    def _place(self, sequence: Sequence[Row], match: Match) -> None:
         """Give a sequence its slot, with as much of its prompt as any slot still has."""
         if not sequence.begun:
-            sequence.divergence = self._divergence(sequence)
-        placement = self._slots.place(sequence.tokens, saved=sequence.saved)
+            sequence.divergence = self._divergence(sequence, match)
+        saved = sequence.saved
+        if sequence.begun and (running := [other for other in self.sequences if other.slot is not None]):
+            # It lost its cells once, and gets them back when there is room for all it had: for its own state, or for
+            # what others share with it and the rest computed again.
+            for other in running:
+                self._book(other)
+            room = self._memory.cells - self._slots.busy_cells
+            if saved is not None and saved.position > room:
+                saved = None
+            if saved is None and sequence.left - match.reusable > room:
+                sequence.preempted = True  # until another of those that run has ended
+                return
+        placement = self._slots.place(sequence.tokens, match, saved=saved, older=sequence.older)
         if placement is None:
             return
         slot, keep = placement.slot, placement.keep
         if not self._bring_back(placement):
             self._forget(slot)
-            if placement.from_whole_state and any(other.slot is not None for other in self.sequences):
-                # It fits when another of those that run has ended.
-                self._slots.release(slot)
-                sequence.preempted = True
-                return
             log.warning("sequence %d does not hold the %d positions it should: computed anew", slot.id, keep)
             keep = 0
-        sequence.saved = None
+        elif placement.from_whole_state:
+            sequence.rolling = placement.checkpoint
+        sequence.saved, sequence.older = None, []
         sequence.place(slot, keep)
         if self._kind.checkpoint is not None:
             due = borders(len(sequence.request.prompt), sequence.request.turns)
             sequence.borders = [border for border in reversed(due) if border > keep]
         if sequence.writer is None:
-            sequence.writer = sequence.begin()
+            try:
+                sequence.writer = sequence.begin()
+            except Exception as error:  # one request's fault must not end the others
+                self._fail(sequence, _failure(error))
+                return
         self._tell(sequence, sequence.progress)
 
     def _bring_back(self, placement: Placement) -> bool:
@@ -237,8 +270,8 @@ class Batcher(Generic[Row]):
                 memory.restore(slot.id, memory.save(slot.id, whole=False), whole=False)
         return memory.end_position(slot.id) == keep
 
-    def _divergence(self, sequence: Sequence[Row]) -> Divergence | None:
-        nearest = self._slots.nearest(sequence.tokens)
+    def _divergence(self, sequence: Sequence[Row], match: Match) -> Divergence | None:
+        nearest = self._slots.nearest(match)
         if nearest is None:
             return None
         slot, position = nearest.slot, nearest.shared
@@ -293,9 +326,8 @@ class Batcher(Generic[Row]):
         first = not sequence.answering
         try:
             extension = sequence.writer.extend(row)
-        except EngineError as error:
-            log.info("a request failed: %s", error, exc_info=error.__cause__)
-            self._tell(sequence, error)
+        except Exception as error:  # one request's fault must not end the others
+            self._tell(sequence, _failure(error))
             self._end(sequence)
             return
         if first:
@@ -337,7 +369,7 @@ class Batcher(Generic[Row]):
             return
         # The least urgent, and of those the youngest: max takes the first of equals.
         self._preempt(max(reversed(placed), key=lambda sequence: sequence.priority))
-        log.info("KV is full: the youngest of %d requests waits and goes on later", len(placed))
+        log.info("KV is full: one of %d requests waits and goes on later", len(placed))
 
     def _give_up(self, cut: Cut) -> None:
         if cut.keep:
@@ -354,10 +386,14 @@ class Batcher(Generic[Row]):
         """Take a sequence's cells; its state is kept outside of them while there is room for it."""
         slot = sequence.slot
         assert slot is not None
+        self._book(sequence)
         kept = sum(len(other.saved.data) for other in self.sequences if other.saved is not None)
-        if kept < self._state_bytes:
+        if (
+            self._slots.own_cells(slot) >= WORTH_SAVING
+            and kept + self._memory.state_bytes(slot.id, whole=True) <= self._state_bytes
+        ):
             state = self._memory.save(slot.id, whole=True)
-            sequence.saved = Checkpoint(sequence.computed, state, True)
+            sequence.saved, sequence.older = Checkpoint(sequence.computed, state, True), slot.checkpoints
         self._forget(slot)
         self._slots.release(slot)
         sequence.slot, sequence.computed, sequence.rolling, sequence.preempted = None, 0, None, True
@@ -382,3 +418,13 @@ class Batcher(Generic[Row]):
         self._tell(sequence, Released())
         for other in self.sequences:
             other.preempted = False
+
+
+def _failure(error: Exception) -> EngineError:
+    """What a request hears of an exception. Only an `EngineError` may say more: others may quote a prompt."""
+    if isinstance(error, EngineError):
+        log.info("a request failed: %s", error, exc_info=error.__cause__)
+        return error
+    places = "".join(traceback.format_tb(error.__traceback__))
+    log.error("an answer could not be continued: %s\n%s", type(error).__name__, places)
+    return EngineError(f"the answer could not be continued ({type(error).__name__}); this is a defect of the server")

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from ds4trio.cache import MemoryKind
+from ds4trio.cache import MemoryKind, State
 
 __all__ = ["Cancellable", "Memory", "Outcome", "Span"]
 
@@ -43,9 +43,13 @@ class Outcome(enum.Enum):
 
 
 class Memory(Protocol[Row_co]):
-    """A context. A batch holds at most ``ubatch`` tokens; ``kind`` says which of the calls are allowed when."""
+    """A context of ``cells`` cells, each the KV of a token, for all sequences together.
+
+    A batch holds at most ``ubatch`` tokens; ``kind`` says which of the calls are allowed when.
+    """
 
     kind: MemoryKind
+    cells: int
     ubatch: int
 
     def decode(
@@ -77,10 +81,14 @@ class Memory(Protocol[Row_co]):
         """The position that comes next."""
         ...
 
-    def save(self, sequence_id: int, *, whole: bool) -> bytearray:
+    def state_bytes(self, sequence_id: int, *, whole: bool) -> int:
+        """How many bytes `save` would return."""
+        ...
+
+    def save(self, sequence_id: int, *, whole: bool) -> State:
         """The state of a sequence, or the part of it that cannot be cut (`MemoryKind.checkpoint`)."""
         ...
 
-    def restore(self, sequence_id: int, data: bytearray, *, whole: bool) -> bool:
+    def restore(self, sequence_id: int, data: State, *, whole: bool) -> bool:
         """Bring a state back; False if there is no room for it."""
         ...

@@ -7,13 +7,14 @@ step. The rules:
 *Beside others* a step is filled with prompts as long as it is expected to stay within ``max_stall``. A few tokens go in
 in any case, so a machine whose decoding alone takes longer gets on too.
 
-*Alone* a prompt keeps nobody waiting but a newcomer, so its steps may take twice that. They are doubled further as long
-as each doubling pays, and a doubling of which nothing is known is tried after one that did.
+*Alone* a prompt keeps nobody waiting but a newcomer, so its steps may take twice that. They are doubled further only
+where each doubling saves much: where a step costs about the same whatever it holds. A doubling of which nothing is
+known is tried after one that did, and small steps come first of all, to have something to compare with.
 
 *The order* of prompts: a short text that was forced upon a running answer, then the most urgent, then the one with the
-least left. But the oldest prompt comes first whenever it has had less than ``long_share`` of the prompts' time since it
-became the oldest. So a short prompt overtakes a long one at once as long as that one has had its share, and nothing
-starves, since each becomes the oldest one day.
+least left. But the oldest prompt comes first whenever it has had less than half (`LONG_SHARE`) of the prompts' time
+since it became the oldest. So a short prompt overtakes a long one at once as long as that one has had its share, and
+nothing starves, since each becomes the oldest one day.
 
 *Memories that cannot roll back* want a chunk alone in its batch: it takes turns with a step of all that decode, and
 both together stay within ``max_stall``.
@@ -28,13 +29,18 @@ from ds4trio.engine.batching.cost import StepCost, work_of
 
 __all__ = ["Scheduler", "Share", "Work"]
 
-# Prompt tokens that a step holds in any case: beside others, and alone or while nothing else is known to be good.
+# Prompt tokens that a step holds in any case: beside others or while nothing is known, and alone.
 LEAST = 16
 LEAST_ALONE = 64
 
-# Alone, a prompt's step may take so many times the longest stall, and more where a doubling saves 20 % per token.
+# Alone, a prompt's step may take so many times the longest stall, and more where a doubling saves 30 % per token.
 ALONE_STALLS = 2
 SAVES = 0.7
+
+# The oldest prompt's part of the time that several prompts share.
+LONG_SHARE = 0.5
+# What it had beyond that, alone, lets others pass; but it never stands still for longer than twice so many steps.
+AHEAD_STEPS = 8
 
 # Forced text is short (the frame of a tool call). A longer one is an answer that lost its KV and is computed again.
 FORCED = 64
@@ -83,15 +89,13 @@ class Scheduler:
     """Decides the steps of one context, and learns what they take.
 
     A step holds at most ``ubatch`` tokens, which is at least twice the number of sequences, and should take at most
-    ``max_stall`` seconds. ``mixed`` is false for memories that cannot roll back. ``long_share`` is the part of the
-    prompts' time that the oldest of them has for certain.
+    ``max_stall`` seconds. ``mixed`` is false for memories that cannot roll back.
     """
 
-    def __init__(self, *, ubatch: int, max_stall: float, mixed: bool = True, long_share: float = 0.5) -> None:
+    def __init__(self, *, ubatch: int, max_stall: float, mixed: bool = True) -> None:
         self._ubatch = ubatch
         self._max_stall = max_stall
         self._mixed = mixed
-        self._long_share = long_share
         self._cost = StepCost()
         self._chunk_was_last = False
 
@@ -122,17 +126,19 @@ class Scheduler:
         parts = self._cost.parts(spans, seconds)
         prompts = [index for index, work in enumerate(works) if not _decodes(work)]
         self._chunk_was_last = any(take[index] for index in prompts)
-        if (oldest := _oldest(works)) is not None:
+        spent = sum(parts[index] for index in prompts)
+        if spent and (oldest := _oldest(works)) is not None:
             share = works[oldest].share
             share.served += parts[oldest]
-            share.waited += sum(parts[index] for index in prompts)
+            least = (share.served - AHEAD_STEPS * max(seconds, self._max_stall)) / LONG_SHARE
+            share.waited = max(least, share.waited + spent)
 
     def _in_order(self, works: Sequence[Work]) -> list[int]:
         """Those that do not decode, first served first."""
         oldest = _oldest(works)
         if oldest is not None:
             share = works[oldest].share
-            owed = share.served < self._long_share * share.waited
+            owed = share.served < LONG_SHARE * share.waited
 
         def turn(index: int) -> tuple[bool, bool, int, int]:
             work = works[index]

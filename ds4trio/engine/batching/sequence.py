@@ -72,9 +72,10 @@ class Sequence(Generic[Row]):
     ``begin`` makes its writer, on the computing thread. ``tokens`` are the prompt and what was sampled; the KV of the
     first ``computed`` of them is in ``slot``. Of these ``cached`` were there when the request was first placed,
     ``kept`` when it last was; those may be fewer or what it computed itself, since a full KV takes its slot from the
-    youngest, and ``saved`` then is its state. ``rolling`` is the state after its latest chunk, and ``borders`` are the
-    positions where checkpoints are due, the next one last. It waits until its ``leader`` has computed ``wanted`` tokens
-    of a prefix that both have.
+    youngest; ``saved`` then is its state, and ``older`` are the checkpoints before it. ``rolling`` is the state after
+    its latest chunk, and ``borders`` are the positions where checkpoints are due, the next one last.
+    It waits until its ``leader`` has computed ``wanted`` tokens of a prefix that both have; ``idle`` counts the steps
+    in which that one got no further than ``seen``.
     ``cancelled`` is written under the abort flag's lock, everything else by the batcher alone. Times are those of
     ``time.perf_counter``: ``begun`` when the request first got a slot, ``placed`` when it last did, ``answered`` when
     it got its first token; 0 before.
@@ -95,12 +96,15 @@ class Sequence(Generic[Row]):
     answered: float = 0.0
     slot: Slot | None = None
     saved: Checkpoint | None = None
+    older: list[Checkpoint] = field(default_factory=list)
     rolling: Checkpoint | None = None
     writer: Writer[Row] | None = None
     share: Share = field(default_factory=Share)
     divergence: Divergence | None = None
     leader: "Sequence[Row] | None" = None
     wanted: int = 0
+    seen: int = 0
+    idle: int = 0
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)

@@ -70,6 +70,7 @@ class Worker:
         self._abort = AbortFlag()
         self._closing = False
         self._outbox: list[Callable[[], None]] = []
+        self._batcher: Batcher[Logits] | None = None
 
     # --- any thread -------------------------------------------------------------------------------------------------
 
@@ -169,7 +170,7 @@ def _describe(model: Model, context: Context, name: str) -> ModelInfo:
     return ModelInfo(
         name=name,
         description=model.description,
-        context_length=context.length,
+        context_length=context.cells,
         trained_context_length=model.trained_context_length,
         chat_template=model.chat_template,
         bos_token=model.vocabulary.bos_token,

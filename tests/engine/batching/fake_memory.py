@@ -19,7 +19,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from ds4trio.cache import MemoryKind
+from ds4trio.cache import MemoryKind, State
 from ds4trio.engine.batching import Cancellable, Outcome, Span
 from ds4trio.engine.batching.cost import work_of
 from tests.engine.batching.machines import Machine
@@ -62,6 +62,7 @@ class FakeMemory:
         self, kind: MemoryKind, *, cells: int, sequences: int, ubatch: int, machine: Machine, save_seconds: float = 0.0
     ) -> None:
         self.kind = kind
+        self.cells = cells
         self.ubatch = ubatch
         self.now = 0.0
         self.batches: list[Batch] = []
@@ -151,19 +152,25 @@ class FakeMemory:
             return min(self._cells.end(sequence_id), len(self._read.get(sequence_id, [])))
         return (self._sliding if self._slides else self._cells).end(sequence_id)
 
-    def save(self, sequence_id: int, *, whole: bool) -> bytearray:
+    def state_bytes(self, sequence_id: int, *, whole: bool) -> int:
+        return len(self._state(sequence_id, whole=whole))
+
+    def save(self, sequence_id: int, *, whole: bool) -> State:
+        self.now += self._save_seconds
+        self.saves += 1
+        return self._state(sequence_id, whole=whole)
+
+    def _state(self, sequence_id: int, *, whole: bool) -> bytearray:
         self._known(sequence_id)
         assert sequence_id not in self._spoilt, "the state of a spoilt sequence"
         assert whole or self.kind.checkpoint == "part", "this memory's states have no parts"
-        self.now += self._save_seconds
-        self.saves += 1
         tokens = self._cells.tokens(sequence_id) if whole else []
         first, rest = 0, self._read.get(sequence_id, [])
         if self._slides:
             first, rest = self._sliding.within_window(sequence_id)
         return bytearray(array("q", [whole, len(tokens), *tokens, first, *rest]).tobytes())
 
-    def restore(self, sequence_id: int, data: bytearray, *, whole: bool) -> bool:
+    def restore(self, sequence_id: int, data: State, *, whole: bool) -> bool:
         self._known(sequence_id)
         is_whole, count, *values = array("q", bytes(data))
         tokens, first, rest = values[:count], values[count], values[count + 1 :]

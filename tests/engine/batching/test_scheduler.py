@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4trio.engine.batching.cost import StepCost, work_of
-from ds4trio.engine.batching.scheduler import FORCED, LEAST, LEAST_ALONE, Scheduler, Share
+from ds4trio.engine.batching.scheduler import AHEAD_STEPS, FORCED, LEAST, LEAST_ALONE, Scheduler, Share
 from tests.engine.batching.machines import MACHINES, SMOOTH, Machine, compute_bound, gpu, measured_cpu, slow_cpu
 
 STALL = 0.25
@@ -280,12 +280,16 @@ def test_the_ledger_of_the_oldest_prompt_has_what_went_to_prompts_and_what_went_
     assert jobs[0].share == jobs[21].share == Share()
 
 
-def test_without_a_share_short_prompts_pass_for_ever() -> None:
-    scheduler = Scheduler(ubatch=64, max_stall=0.05, long_share=0.0)
-    long = Job(500)
-    for _ in range(20):
-        execute(scheduler, slow_cpu, [stream(), long, Job(200)])
-    assert long.computed == 0
+def test_the_time_that_a_prompt_was_alone_is_soon_paid_back_to_those_who_come_later() -> None:
+    scheduler, _ = experienced(compute_bound)
+    long, running, passed = Job(20_000), stream(), 0.0
+    for _ in range(200):
+        execute(scheduler, compute_bound, [running, long])
+    before, short = long.computed, Job(400)
+    while long.computed == before:
+        passed += execute(scheduler, compute_bound, [running, long, short]).seconds
+        short = Job(400) if short.answering else short
+    assert passed < (2 * AHEAD_STEPS + 2) * STALL
 
 
 # --- memories that cannot roll back -----------------------------------------------------------------------------------

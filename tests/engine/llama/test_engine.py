@@ -173,7 +173,7 @@ async def test_cancel_in_prefill_keeps_finished_chunks_and_the_retry_gives_the_s
         assert engine.running == 0
         kept = generation.progress.prefilled_tokens
         assert kept >= 256
-        assert kept % 128 == 0
+        assert kept < len(prompt)
         text, end = await ask(engine, prompt)
     assert end.usage.cached_tokens == kept
     async with open_llama_engine(options) as fresh:

@@ -51,11 +51,15 @@ def greedy(prompt: list[int]) -> GenerationRequest:
 
 
 async def fresh_answers(options: LlamaOptions, prompt: list[int]) -> set[str]:
-    """What engines that saw nothing else say. Chunk borders move logits a little, so there may be two answers."""
+    """What engines say that saw nothing of it. Chunk borders move logits a little, so there may be several answers."""
     answers = set()
     for ubatch in (64, 48, 33, 512):
         async with open_llama_engine(replace(options, ubatch=ubatch)) as fresh:
             answers.add((await ask(fresh, prompt, max_tokens=ANSWER))[0])
+    # The first chunks of all are small ones, until it is known what they take.
+    async with open_llama_engine(options) as experienced:
+        await ask(experienced, prompt[::-1], max_tokens=1)
+        answers.add((await ask(experienced, prompt, max_tokens=ANSWER))[0])
     return answers
 
 
