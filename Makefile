@@ -29,6 +29,8 @@ check: $(VENV)/.check
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.lifeline $(ARGS)
 	$(BIN)/python -m benchmarks.fairness
+	$(BIN)/python -m benchmarks.restart
+	$(BIN)/python -m benchmarks.replay
 	$(BIN)/python -m benchmarks.cost
 
 clean:

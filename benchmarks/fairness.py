@@ -13,6 +13,7 @@ import random
 import statistics
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -381,16 +382,17 @@ async def run(rounds: int, model: str | None) -> Report:
     """All of it, against two servers, one after the other."""
     report = Report()
     report.add("load of the machine before the run", f"{os.getloadavg()[0]:.2f}", "for scale", True)
-    flags = (*FLAGS, *(("--model", model) if model else ()))
-    async with run_server(*flags) as server:
-        await long_prefill(server, report, rounds)
-        await cancels(server, report)
-        await sharing(server, report, rounds)
-    async with run_server(*flags, "--parallel", str(PLACES), "--heartbeat-interval", str(HEARTBEAT)) as server:
-        await first_token(server, short_prompt())
-        await queued_first_byte(server, report)
-        await urgency(server, report)
-        await crowd(server, report)
+    with TemporaryDirectory() as directory:
+        flags = (*FLAGS, "--kv-disk-dir", directory, *(("--model", model) if model else ()))
+        async with run_server(*flags) as server:
+            await long_prefill(server, report, rounds)
+            await cancels(server, report)
+            await sharing(server, report, rounds)
+        async with run_server(*flags, "--parallel", str(PLACES), "--heartbeat-interval", str(HEARTBEAT)) as server:
+            await first_token(server, short_prompt())
+            await queued_first_byte(server, report)
+            await urgency(server, report)
+            await crowd(server, report)
     return report
 
 

@@ -12,6 +12,7 @@ import re
 import statistics
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
+from tempfile import TemporaryDirectory
 
 import click
 import trio
@@ -188,13 +189,14 @@ async def retries(server: ServerProcess, report: Report) -> None:
 async def run(tries: int, model: str | None) -> Report:
     """All of it, against one server."""
     report = Report()
-    flags = ["--ctx", "8192", *(["--model", model] if model else [])]
-    async with run_server(*flags) as server:
-        await short_first_token(server)
-        await long_prefill(server, report)
-        await first_byte_beside_a_prefill(server, report)
-        await cancels(server, report, tries)
-        await retries(server, report)
+    with TemporaryDirectory() as directory:
+        flags = ["--ctx", "8192", "--kv-disk-dir", directory, *(["--model", model] if model else [])]
+        async with run_server(*flags) as server:
+            await short_first_token(server)
+            await long_prefill(server, report)
+            await first_byte_beside_a_prefill(server, report)
+            await cancels(server, report, tries)
+            await retries(server, report)
     return report
 
 

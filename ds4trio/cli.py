@@ -9,6 +9,7 @@ import msgspec
 import trio
 
 from ds4trio import __version__
+from ds4trio.cache_commands import cache
 from ds4trio.config import ConfigError, Settings, describe_settings, field_names, load_settings
 
 __all__ = ["main"]
@@ -18,6 +19,9 @@ __all__ = ["main"]
 @click.version_option(__version__, message="ds4trio %(version)s")
 def main() -> None:
     """A local LLM server for coding agents: never silent, never computing for a client that left."""
+
+
+main.add_command(cache)
 
 
 def _shown(default: object) -> str:

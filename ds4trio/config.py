@@ -88,6 +88,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 2048
 
+    kv_disk: Annotated[
+        bool, Meta(description="keep KV on disk, so that a restart, even after kill -9, computes no prompt again")
+    ] = True
+    kv_disk_dir: Annotated[str, Meta(description="directory for it; empty: one in the platform's cache directory")] = ""
+    kv_disk_space_mb: Annotated[
+        int, Meta(ge=1, le=2**30, description="space that it may take, MiB; what saves the least time goes first")
+    ] = 8192
+    kv_disk_write_mb: Annotated[
+        int, Meta(ge=1, le=2**20, description="MiB written to it per second, at most, on average")
+    ] = 100
+    kv_cache_min_tokens: Annotated[
+        int, Meta(ge=0, le=2**24, description="shortest conversation that is kept on disk, in tokens")
+    ] = 512
+
+    tool_memory_max_ids: Annotated[
+        int, Meta(ge=0, le=2**24, description="answers whose exact tokens are remembered for the next turn")
+    ] = 100_000
+    disable_exact_tool_replay: Annotated[
+        bool, Meta(description="render what clients send back of an answer anew, instead of what was sampled")
+    ] = False
+
     prefill_tps: Annotated[float, Meta(gt=0, le=1e9, description="simulated engine: prompt tokens per second")] = 270.0
     decode_tps: Annotated[float, Meta(gt=0, le=1e9, description="simulated engine: answer tokens per second")] = 20.0
 
@@ -110,6 +131,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0.1, le=DAY, description="seconds that a client may take no bytes before its request is cancelled"),
     ] = 60.0
+    retry_window: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=DAY,
+            description="seconds for which an equal request takes over the answer of a client that vanished; 0: never",
+        ),
+    ] = 600.0
     shutdown_grace: Annotated[
         float,
         Meta(ge=0.5, le=DAY, description="seconds from SIGTERM to exit, at most; running answers may end in it"),

@@ -5,17 +5,20 @@ out what it can do (`capabilities`) and how it writes tool calls and reasoning (
 conversation becomes a `Prompt`: the text, and everything that the engine and the reader need to know about its answer.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Literal
 
 from ds4trio.chat.dialects import DialectReader, derive
 from ds4trio.chat.dialects.rows import HARMONY_FINAL, HARMONY_NEXT
 from ds4trio.chat.grammar import UnenforceableError, grammar_for
 from ds4trio.chat.guide import AnswerGuide
-from ds4trio.chat.messages import Conversation
+from ds4trio.chat.messages import Conversation, Message
 from ds4trio.chat.prepare import is_begun, render
 from ds4trio.chat.probe import probe
+from ds4trio.chat.replay import Endings, Piece, Place, ReplayMemory, Spliced, find_endings, spliced
 from ds4trio.chat.spelling import Spelling, pieces
 from ds4trio.chat.template import ChatTemplate, TemplateFailedError, go_on
 from ds4trio.chat.thinking import is_off
@@ -31,13 +34,17 @@ TAIL = 512
 class Prompt:
     """A rendered conversation, and how to compute and read its answer.
 
-    ``pieces`` are the text, cut where a message or a tool spells a control token: tokenized one by one, they have only
-    those that the template wrote. ``markers`` are the special tokens that the reader wants to see, id → text;
+    ``text`` is what the template makes of it. ``pieces`` are that text, cut where a message or a tool spells a control
+    token: tokenized one by one, they have only those that the template wrote; answers that were sampled here are there
+    as their ids. ``remember`` is to be called with the answer and its ids, None where it could not be replayed.
+    ``markers`` are the special tokens that the reader wants to see, id → text;
     ``banned`` tokens must not be sampled; text ends before one of ``stop``. ``reader`` and ``guide`` make a new one for
     each answer; a guide is None where there is nothing to guide. ``turns`` are what turns begin with in it.
     """
 
-    pieces: tuple[str, ...]
+    text: str
+    pieces: tuple[Piece, ...]
+    remember: Callable[[Message, Sequence[int]], None] | None
     markers: Mapping[int, str]
     banned: tuple[int, ...]
     stop: tuple[str, ...]
@@ -45,11 +52,6 @@ class Prompt:
     reader: Callable[[], DialectReader]
     guide: Callable[[], AnswerGuide | None]
     turns: TurnMarks
-
-    @property
-    def text(self) -> str:
-        """The prompt as one text."""
-        return "".join(self.pieces)
 
 
 class ChatModel:
@@ -68,6 +70,7 @@ class ChatModel:
         eos_token: str = "",
         special_tokens: Mapping[str, int] | None = None,
         control_tokens: Collection[str] = (),
+        memory: ReplayMemory | None = None,
     ) -> None:
         self._template = ChatTemplate(source, bos_token=bos_token, eos_token=eos_token)
         self.capabilities = probe(self._template, source)
@@ -80,26 +83,61 @@ class ChatModel:
         unspellable = {token for token in control_tokens if len(token) > 1} - think_marks
         self._spelling = Spelling(unspellable)
         self._turns = turn_marks(self._template, self.capabilities, unspellable)
+        self._memory = memory
+        self._endings = Endings()
+        if memory is not None:
+            tokens = [token for token in control_tokens if len(token) > 1]
+            self._endings = find_endings(self._rendered, self.capabilities, dialect, tokens)
 
     def render(self, conversation: Conversation, *, check: Callable[[], None] = go_on) -> str:
         """The text of the prompt alone. Blocks. Raises `TemplateFailedError`, or what ``check`` raises."""
-        return "".join(self.pieces(conversation, check=check))
+        return "".join(pieces(self._rendered(self._spelled(conversation), check)))
 
-    def pieces(self, conversation: Conversation, *, check: Callable[[], None] = go_on) -> tuple[str, ...]:
+    def pieces(self, conversation: Conversation, *, check: Callable[[], None] = go_on) -> tuple[Piece, ...]:
         """The pieces of the prompt alone. Blocks. Raises `TemplateFailedError`, or what ``check`` raises."""
-        try:
-            marked = self._spelling.marked(conversation)
-        except RecursionError:
-            raise TemplateFailedError("schemas are nested too deeply") from None
-        text = render(
+        return _in_pieces(self._spliced(conversation, check))
+
+    def _spliced(self, conversation: Conversation, check: Callable[[], None]) -> Spliced:
+        """The prompt, texts that spell control tokens still marked as such."""
+
+        def rendered(changed: Conversation) -> str:
+            return self._rendered(changed, check)
+
+        spelled = self._spelled(conversation)
+        if self._memory is None:
+            text = rendered(spelled)
+            return Spliced((text,), text, None)
+        return spliced(
+            spelled,
+            rendered,
+            said=conversation.messages,
+            memory=self._memory,
+            endings=self._endings,
+            special_tokens=self._special_tokens,
+        )
+
+    def _rendered(self, conversation: Conversation, check: Callable[[], None] = go_on) -> str:
+        """The text, with the marks in it that the messages have."""
+        return render(
             self._template,
             self.capabilities,
-            marked,
+            conversation,
             think_start=self.dialect.think_start,
             think_end=next(iter(self.dialect.think_ends), ""),
             check=check,
         )
-        return pieces(text)
+
+    def _spelled(self, conversation: Conversation) -> Conversation:
+        try:
+            return self._spelling.marked(conversation)
+        except RecursionError:
+            raise TemplateFailedError("schemas are nested too deeply") from None
+
+    def _memo(self, conversation: Conversation, place: Place | None) -> Callable[[Message, Sequence[int]], None] | None:
+        """What remembers an answer; one that goes on with what was begun comes back as a part of something else."""
+        if self._memory is None or place is None or is_begun(conversation):
+            return None
+        return partial(self._memory.add, place)
 
     def prompt(self, conversation: Conversation, *, check: Callable[[], None] = go_on) -> Prompt:
         """Render a conversation. Blocks.
@@ -108,9 +146,10 @@ class ChatModel:
         or what ``check`` raises.
         """
         dialect = self.dialect
-        rendered = self.pieces(conversation, check=check)
+        rendered = self._spliced(conversation, check)
         check()
-        tail = "".join(rendered)[-TAIL:]
+        text = "".join(pieces(rendered.text))
+        tail = text[-TAIL:]
         # The tools stay in the prompt, since the cached prefix depends on them, but no call is possible.
         silent = conversation.tool_choice.mode == "none"
         tools = () if silent else conversation.tools
@@ -142,7 +181,9 @@ class ChatModel:
                 param="messages",
             )
         return Prompt(
-            pieces=rendered,
+            text=text,
+            pieces=_in_pieces(rendered),
+            remember=self._memo(conversation, rendered.place),
             markers={self._special_tokens[marker]: marker for marker in self._markers},
             banned=banned,
             stop=dialect.stops + stop,
@@ -168,3 +209,7 @@ class ChatModel:
             if opener.startswith(token) and token not in others:
                 return (self._special_tokens[token],), ()
         return (), (opener,) if len(opener) > 1 else ()
+
+
+def _in_pieces(prompt: Spliced) -> tuple[Piece, ...]:
+    return tuple(chain.from_iterable(pieces(piece) if isinstance(piece, str) else (piece,) for piece in prompt.pieces))

@@ -40,6 +40,8 @@ class AnswerText:
         self.sampled = 0
         self._read = 0
         self._given = 0
+        self._tokens: list[int] = []
+        """Those that no delta has carried."""
         self._logprobs: deque[tuple[int, TokenLogprob]] = deque()
         """Logprobs that no delta has carried, each with the place in the text where its token begins."""
 
@@ -48,12 +50,15 @@ class AnswerText:
         """The stop string that ended the text, or None."""
         return self._filter.stopped
 
-    def take(self, data: bytes, *, marker: str | None = None, logprob: TokenLogprob | None = None) -> list[TextDelta]:
-        """Take one token: the bytes that it stands for or, where it is a marker, the marker's text.
+    def take(
+        self, token: int, data: bytes, *, marker: str | None = None, logprob: TokenLogprob | None = None
+    ) -> list[TextDelta]:
+        """Take one token: its id, and the bytes that it stands for or, where it is a marker, the marker's text.
 
         Returns what is final by now. Raises `EngineError` when the guide fails.
         """
         self.sampled += 1
+        self._tokens.append(token)
         pieces = [] if marker is None else self._feed(self._decoder.decode(b"", final=True))
         if logprob is not None:
             self._logprobs.append((self._read, logprob))
@@ -68,13 +73,16 @@ class AnswerText:
         self.sampled += 1
 
     def finish(self) -> list[TextDelta]:
-        """What was held back, now that nothing follows. Logprobs of tokens behind a stop string are dropped."""
+        """What was held back, now that nothing follows. Tokens behind a stop string are dropped, logprobs and all."""
         pieces = self._filter.feed(self._decoder.decode(b"", final=True))
         deltas = self._deltas([*pieces, *self._filter.finish()])
         if self._logprobs and self.stopped is None:
             rest = tuple(logprob for _, logprob in self._logprobs)
             last = deltas.pop() if deltas else TextDelta("", self.sampled)
             deltas.append(replace(last, logprobs=last.logprobs + rest))
+        if self._tokens and self.stopped is None:
+            last = deltas.pop() if deltas else TextDelta("", self.sampled)
+            deltas.append(replace(last, tokens=last.tokens + self._carried()))
         return deltas
 
     def _feed(self, text: str, *, special: bool = False, observed: bool = False) -> list[Piece]:
@@ -89,8 +97,15 @@ class AnswerText:
         deltas = []
         for text, special in pieces:
             self._given += len(text)
-            deltas.append(TextDelta(text, self.sampled, special, self._due() if self._logprobs else ()))
+            logprobs = self._due() if self._logprobs else ()
+            deltas.append(TextDelta(text, self.sampled, special, logprobs, self._carried()))
         return deltas
+
+    def _carried(self) -> tuple[int, ...]:
+        """The ids for the next delta."""
+        tokens = tuple(self._tokens)
+        self._tokens.clear()
+        return tokens
 
     def _due(self) -> tuple[TokenLogprob, ...]:
         """Logprobs of the tokens that begin in the text given so far."""

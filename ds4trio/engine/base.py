@@ -24,7 +24,9 @@ __all__ = [
     "Phase",
     "Progress",
     "QueueFullError",
+    "Rest",
     "Sampling",
+    "Suspended",
     "TextDelta",
     "Tokenizer",
     "TokenLogprob",
@@ -63,6 +65,7 @@ class Phase(enum.Enum):
     """Where a request is."""
 
     QUEUED = "queued"
+    LOADING = "loading"
     PREFILL = "prefill"
     DECODE = "decode"
 
@@ -210,7 +213,8 @@ class TextDelta:
     ``output_tokens`` were sampled so far. ``special`` text is exactly one special token of the request's ``markers``,
     so it cannot be confused with a text that spells it. ``logprobs`` are those of the tokens since the last delta;
     with them the text may be empty. ``tokens`` are the ids since the last delta: those of all deltas together are all
-    of the answer's, what has no text or was withheld included, but for the one with which the model ended it.
+    of the answer's, also those without a text, but for the one with which the model ended it; where a stop string did,
+    the last ones may be missing.
     """
 
     text: str
@@ -234,6 +238,30 @@ class Finished:
     decode_seconds: float = 0.0
 
 
+class Rest(Protocol):
+    """How one answer goes on behind its latest token; made by an engine, and of use to that one only.
+
+    Nothing computes for it. It is used once: `Engine.generate` takes it, or `close` frees it.
+    """
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much memory it holds."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds. Not a checkpoint."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """What is left of a generation: the events that nobody took, and what would follow them, None for nothing."""
+
+    events: tuple[TextDelta | Finished, ...] = ()
+    rest: Rest | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
     """What the rest of the server may know about the loaded model.
@@ -241,7 +269,7 @@ class ModelInfo:
     ``context_length`` is the number of tokens that prompt and answer may have together, ``trained_context_length``
     what the model was made for. ``chat_template`` is Jinja source, or None where the file has none.
     ``special_tokens`` maps the text of every control and user-defined token to its id; ``control_tokens`` are the texts
-    of the former.
+    of the former. ``fingerprint`` is another one for another file, in hex; empty where there is none.
     """
 
     name: str
@@ -257,6 +285,7 @@ class ModelInfo:
     vocabulary_size: int = 0
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     control_tokens: frozenset[str] = frozenset()
+    fingerprint: str = ""
 
 
 class Tokenizer(Protocol):
@@ -299,6 +328,14 @@ class Generation(Protocol):
         """The text as it is decoded, then one `Finished`. Each step is a checkpoint. Raises `EngineError`."""
         ...
 
+    async def suspend(self) -> Suspended:
+        """Stop computing, as leaving the block does, and give what it takes to go on another time.
+
+        Waits, shielded, until the worker confirms. There is no rest before the first token, since what was computed
+        stays cached in any case, and none after the end or an error.
+        """
+        ...
+
 
 class Engine(Protocol):
     """A loaded model that can serve requests."""
@@ -317,13 +354,18 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = ...
+        self,
+        request: GenerationRequest,
+        *,
+        on_progress: Callable[[Progress], None] = ...,
+        rest: Rest | None = None,
     ) -> AbstractAsyncContextManager[Generation]:
         """A place in the queue, given back when the block is left.
 
         Entering does not wait for a turn; it raises `QueueFullError` or `EngineStoppedError`. ``on_progress`` is
-        called on the event loop after every chunk of prefill. Leaving the block waits, shielded, until the
-        worker confirms that nothing runs for this request: tens of milliseconds.
+        called on the event loop after every chunk of prefill. With the ``rest`` of an earlier generation of the same
+        request the text goes on behind that one's latest token; once entered the block owns the rest. Leaving the
+        block waits, shielded, until the worker confirms that nothing runs for this request: tens of milliseconds.
         """
         ...
 

@@ -5,6 +5,7 @@ waiting is ``trio.sleep``, the only state is which prefixes were seen. Prefills 
 as on a real one, so a prompt behind a slow one is slow too.
 """
 
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +25,8 @@ from ds4trio.engine.base import (
     ModelInfo,
     Phase,
     Progress,
+    Rest,
+    Suspended,
     TextDelta,
     Tokenizer,
     TokenLogprob,
@@ -141,10 +144,15 @@ class SimulatedEngine:
 
     @asynccontextmanager
     async def generate(
-        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = lambda _: None
+        self,
+        request: GenerationRequest,
+        *,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        rest: Rest | None = None,
     ) -> AsyncGenerator["SimulatedGeneration", None]:
         """See `Engine.generate`."""
-        generation = SimulatedGeneration(self, request, on_progress)
+        assert rest is None or isinstance(rest, Writing)
+        generation = SimulatedGeneration(self, request, on_progress, rest)
         try:
             yield generation
         finally:
@@ -159,6 +167,48 @@ class SimulatedEngine:
         return words if request.ignore_eos else islice(words, self._answer_tokens)
 
 
+class Writing:
+    """Implements `Rest`: an answer as it is written, and the ``seconds`` that it took other generations."""
+
+    def __init__(self, request: GenerationRequest, tokens: Iterator[bytes], limit: int) -> None:
+        self.answer = AnswerText(request)
+        self.seconds = 0.0
+        self._guide = request.guide
+        self._tokens = tokens
+        self._limit = limit
+        self._next: deque[bytes] = deque()
+
+    @property
+    def size_bytes(self) -> int:
+        """Next to nothing: no text is kept here."""
+        return sys.getsizeof(self)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def ends(self) -> FinishReason | None:
+        """Why nothing follows; None if something does, which is known from now on."""
+        if self.answer.stopped is not None:
+            return "stop"
+        if not self._next:
+            self._next += self._forced() or islice(self._tokens, 1)
+        if not self._next:
+            return "stop"
+        return "length" if self.answer.sampled >= self._limit else None
+
+    def write(self, *, logprobs: bool) -> list[TextDelta]:
+        """Write what follows."""
+        data = self._next.popleft()
+        token = _token(data)
+        return self.answer.take(token, data, logprob=TokenLogprob(token, data, 0.0) if logprobs else None)
+
+    def _forced(self) -> list[bytes]:
+        if self._guide is None:
+            return []
+        with guidance():
+            return list(_pieces(self._guide.forced))
+
+
 class SimulatedGeneration:
     """Implements `Generation`."""
 
@@ -167,6 +217,7 @@ class SimulatedGeneration:
         engine: SimulatedEngine,
         request: GenerationRequest,
         on_progress: Callable[[Progress], None],
+        rest: Writing | None = None,
     ) -> None:
         self._engine = engine
         self._ticket = engine._admission.join(priority=request.priority, remaining=self._remaining)
@@ -178,6 +229,11 @@ class SimulatedGeneration:
         self._computed = 0
         self._prefill_seconds = 0.0
         self._decoding_since: float | None = None
+        limit = min(request.max_tokens, engine.info.context_length - len(self._prompt))
+        self._writing = rest or Writing(request, engine._tokens(request), limit)
+        self._events: deque[TextDelta | Finished] = deque()
+        self._over = False
+        self._finished = False
 
     @property
     def progress(self) -> Progress:
@@ -224,49 +280,62 @@ class SimulatedGeneration:
         )
         self._on_progress(self._progress)
 
-    async def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
+    def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
         """One token at a time at the engine's rate, those that the guide forces too."""
-        self._decoding_since = started = trio.current_time()
-        answer = AnswerText(self._request)
-        limit = min(self._request.max_tokens, self._engine.info.context_length - len(self._prompt))
-        tokens = self._engine._tokens(self._request)
-        forced: deque[bytes] = deque()
-        reason: FinishReason = "stop"
-        while answer.stopped is None:
-            forced = forced or deque(self._forced())
-            data = forced.popleft() if forced else next(tokens, None)
-            if data is None:
-                break
-            if answer.sampled >= limit:
-                reason = "length"
-                break
-            await trio.sleep(1 / self._engine._decode_tps)
-            wants_logprob = self._request.top_logprobs is not None
-            logprob = TokenLogprob(_token(data), data, 0.0) if wants_logprob else None
-            deltas = answer.take(data, logprob=logprob)
-            first = self._progress.phase is not Phase.DECODE
-            self._progress = replace(self._progress, phase=Phase.DECODE, output_tokens=answer.sampled)
-            if first:
-                self._on_progress(self._progress)
-            for delta in deltas:
-                yield delta
-        for delta in answer.finish():
-            yield delta
-        decode_seconds = trio.current_time() - started
-        self._engine._decoding.took(decode_seconds)
-        yield Finished(
-            reason,
-            Usage(len(self._prompt), self._progress.cached_tokens, answer.sampled),
-            answer.stopped,
-            prefill_seconds=self._prefill_seconds,
-            decode_seconds=decode_seconds,
-        )
+        return self
 
-    def _forced(self) -> Iterator[bytes]:
-        if self._request.guide is None:
-            return iter(())
-        with guidance():
-            return _pieces(self._request.guide.forced)
+    async def __anext__(self) -> TextDelta | Finished:
+        """The next event; a checkpoint where there is none yet."""
+        if self._finished:
+            raise StopAsyncIteration
+        if self._decoding_since is None:
+            self._decoding_since = trio.current_time()
+        while not self._events:
+            await self._continue()
+        event = self._events.popleft()
+        self._finished = isinstance(event, Finished)
+        return event
+
+    async def suspend(self) -> Suspended:
+        """Nothing runs by itself here: the answer stays where it is. A checkpoint, never cancelled."""
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        writing, events = self._writing, tuple(self._events)
+        self._events.clear()
+        if not writing.answer.sampled or self._over:
+            return Suspended(events)
+        writing.seconds += self._decoded()
+        self._decoding_since = None
+        return Suspended(events, writing)
+
+    async def _continue(self) -> None:
+        """One token more, or the end. Cancelling it changes nothing."""
+        writing = self._writing
+        answer = writing.answer
+        if (reason := writing.ends()) is not None:
+            self._events += answer.finish()
+            decode_seconds = writing.seconds + self._decoded()
+            self._engine._decoding.took(decode_seconds)
+            self._over = True
+            self._events.append(
+                Finished(
+                    reason,
+                    Usage(len(self._prompt), self._progress.cached_tokens, answer.sampled),
+                    answer.stopped,
+                    prefill_seconds=self._prefill_seconds,
+                    decode_seconds=decode_seconds,
+                )
+            )
+            return
+        await trio.sleep(1 / self._engine._decode_tps)
+        self._events += writing.write(logprobs=self._request.top_logprobs is not None)
+        first = self._progress.phase is not Phase.DECODE
+        self._progress = replace(self._progress, phase=Phase.DECODE, output_tokens=answer.sampled)
+        if first:
+            self._on_progress(self._progress)
+
+    def _decoded(self) -> float:
+        """Seconds since this generation's first token."""
+        return 0.0 if self._decoding_since is None else trio.current_time() - self._decoding_since
 
     def _remaining(self) -> float | None:
         return seconds_left(

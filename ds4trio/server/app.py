@@ -16,6 +16,7 @@ from ds4trio.server.errors import api_error, error_response, log_breakdown
 from ds4trio.server.host import EngineHost
 from ds4trio.server.lifeline import Lifeline
 from ds4trio.server.ops import add_ops_routes
+from ds4trio.server.retries import RetryMemory
 from ds4trio.server.routes import add_routes, protocol_error_document
 from ds4trio.server.tokenizer import add_tokenizer_routes
 
@@ -35,6 +36,7 @@ class App(QuartTrio):
         self.settings = settings
         self.host = host
         self.live: dict[str, Lifeline] = {}
+        self.retries = RetryMemory(window=settings.retry_window)
         self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
         self.config["BODY_TIMEOUT"] = settings.body_timeout
         # The engine's task ends when it is told to, not after a grace that would pass in any case.
@@ -50,6 +52,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     async def open_engine() -> None:
         # The port is open from here on; requests get a 503 until the model is there.
         app.nursery.start_soon(app.host.run)
+        app.nursery.start_soon(app.retries.run)
 
     @app.before_request
     async def name_request() -> None:
@@ -83,7 +86,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
             log_breakdown(error)
         return error_response(told, protocol_error_document(request.path, told))
 
-    add_routes(app, app.host, settings, ResponseStore(), app.live)
+    add_routes(app, app.host, settings, ResponseStore(), live=app.live, retries=app.retries)
     add_tokenizer_routes(app, app.host)
     add_ops_routes(app, app.host, settings, app.live)
     return app

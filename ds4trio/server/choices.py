@@ -2,13 +2,16 @@
 
 A `Choice` has what to compute, and the reader that says what the text is. It counts what was reasoning, and ends the
 visible text before the client's stop strings: a client cannot know how a model writes its tool calls, so a line break
-in one must not end the answer. `Tally` adds the choices' usage up.
+in one must not end the answer. An answer that the model itself has ended, and that its client has seen all of, is
+remembered with its ids for the next prompt. `Tally` adds the choices' usage up.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ds4trio.api.answer import AnswerUsage, Delta, Ending
-from ds4trio.chat import ContentDelta, OutputEvent, Reader, ToolCallEnd
+from ds4trio.api.transcript import Transcript
+from ds4trio.chat import ContentDelta, Message, OutputEvent, Reader, ToolCall, ToolCallEnd
 from ds4trio.engine import Finished, GenerationRequest, Progress, TextDelta, Usage
 from ds4trio.engine.text import Piece, StopFilter
 
@@ -19,7 +22,7 @@ class Choice:
     """``stop`` are looked for in the content only; the request's own, in all of the text, are the engine's business.
 
     ``engine_stop`` says that those are the client's, so that the ending names them. ``single_call`` ends the choice
-    after one tool call.
+    after one tool call. ``remember`` takes the answer and its ids.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Choice:
         stop: tuple[str, ...] = (),
         engine_stop: bool = False,
         single_call: bool = False,
+        remember: Callable[[Message, Sequence[int]], None] | None = None,
     ) -> None:
         self.request = request
         self.complete = False
@@ -40,6 +44,11 @@ class Choice:
         self._single_call = single_call
         self._seen_tokens = 0
         self._reasoning_tokens = 0
+        self._remember = remember
+        self._transcript = Transcript()
+        self._tokens: list[int] = []
+        self._cut = False
+        """Some of what was sampled is not part of the answer."""
 
     def read(self, event: TextDelta) -> Delta | None:
         """What is certain now; None if nothing is."""
@@ -49,6 +58,9 @@ class Choice:
             self._reasoning_tokens += event.output_tokens - self._seen_tokens
         self._seen_tokens = event.output_tokens
         events = self._wanted(events)
+        if self._remember is not None:
+            self._tokens += event.tokens
+            self._transcript.add(events)
         # The tokens that complete a stop string are not part of the answer.
         logprobs = event.logprobs if self._stop.stopped is None else ()
         return Delta(tuple(events), event.output_tokens, logprobs) if events or logprobs else None
@@ -58,6 +70,7 @@ class Choice:
         events = [] if self.complete else self._wanted(self._reader.finish())
         if not self.complete:
             events += _contents(self._stop.finish())
+        self._memorize(events, event)
         stop_sequence = event.stop_sequence if self._engine_stop else self._stop.stopped
         # Half a call is no call: whoever sees the reason must not take what was streamed for a whole one.
         cut_off = any(isinstance(part, ToolCallEnd) and not part.complete for part in events)
@@ -75,6 +88,16 @@ class Choice:
             decode_seconds=event.decode_seconds,
         )
         return (Delta(tuple(events), event.usage.output_tokens) if events else None), ending
+
+    def _memorize(self, events: list[OutputEvent], event: Finished) -> None:
+        """Have the answer remembered, ``events`` being the rest of it."""
+        if self._remember is None or self._cut or (event.reason, event.stop_sequence) != ("stop", None):
+            return
+        self._transcript.add(events)
+        # The token with which the model has ended the answer is counted and not told.
+        whole = event.usage.output_tokens - len(self._tokens) in (0, 1)
+        if whole and (answer := _answer(self._transcript)) is not None:
+            self._remember(answer, self._tokens)
 
     def cut_short(self, progress: Progress, decode_seconds: float) -> Finished:
         """The end of a choice that is `complete` before the engine says so."""
@@ -99,7 +122,7 @@ class Choice:
                 continue
             visible += _contents(self._stop.feed(event.text))
             if self._stop.stopped is not None:
-                self.complete = True
+                self.complete = self._cut = True
                 break
         return visible
 
@@ -107,12 +130,23 @@ class Choice:
         for number, event in enumerate(events, 1):
             if isinstance(event, ToolCallEnd):
                 self.complete = True
+                self._cut = number < len(events)
                 return events[:number]
         return events
 
 
 def _contents(pieces: list[Piece]) -> list[OutputEvent]:
     return [ContentDelta(piece.text) for piece in pieces]
+
+
+def _answer(transcript: Transcript) -> Message | None:
+    """The answer as its client may send it back; None if that is no whole one."""
+    content, whole = transcript.content, transcript.calls_whole
+    # Bytes that are no text are not what the client has.
+    if whole is False or "\N{REPLACEMENT CHARACTER}" in content or not (whole or content.strip()):
+        return None
+    calls = tuple(ToolCall("", call.name, call.arguments) for call in transcript.calls)
+    return Message("assistant", content, transcript.reasoning, calls)
 
 
 @dataclass(slots=True)

@@ -75,7 +75,7 @@ class LifelineConnection(TrioASGIHTTPConnection):
             return
         self._client_gone = True
         if self._lifeline is not None:
-            self._lifeline.cause = "the client has gone"
+            self._lifeline.vanish("the client has gone")
         nursery.cancel_scope.cancel()
 
     async def _send_response(self, send: ASGISendCallable, response: ResponseTypes) -> None:

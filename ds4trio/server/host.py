@@ -10,7 +10,9 @@ from typing import Literal
 import trio
 
 from ds4trio.api.errors import InternalError, OverloadedError, UnknownModelError
+from ds4trio.cache.disk import default_directory
 from ds4trio.chat import ChatModel, TemplateFailedError
+from ds4trio.chat.replay import Journal, ReplayMemory
 from ds4trio.config import ConfigError, Settings, demo_model
 from ds4trio.engine import Engine, EngineError, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
@@ -22,6 +24,8 @@ log = logging.getLogger("ds4trio")
 
 LOADING_RETRY_AFTER = 2
 SIMULATED_CONTEXT = 131_072
+# Seconds between two writes of what was answered; a kill -9 costs the next turn of these no more than a few tokens.
+FLUSH_INTERVAL = 5.0
 
 
 class EngineHost:
@@ -48,11 +52,9 @@ class EngineHost:
     async def run(self) -> None:
         """Open the engine and keep it open until cancelled. Never raises: a failure becomes the state."""
         try:
-            if self._engine is not None:
-                await self._keep(self._engine, self._chat_model(self._engine.info))
-            elif self._path is None:
-                engine = _simulated(self._settings)
-                await self._keep(engine, self._chat_model(engine.info))
+            if self._engine is not None or self._path is None:
+                engine = self._engine or _simulated(self._settings)
+                await self._keep(engine, self._chat_model(engine.info, memory=None))
             else:
                 await self._run_llama(self._path)
         except* (EngineError, TemplateFailedError) as group:
@@ -90,9 +92,15 @@ class EngineHost:
 
     async def _run_llama(self, path: Path) -> None:
         # llama.cpp is not even imported for the simulated engine.
-        from ds4trio.engine.llama import LlamaOptions, open_llama_engine  # noqa: PLC0415
+        from ds4trio.engine.llama import DiskOptions, LlamaOptions, open_llama_engine  # noqa: PLC0415
 
         settings, started = self._settings, time.monotonic()
+        disk = DiskOptions(
+            directory=Path(settings.kv_disk_dir) if settings.kv_disk_dir else default_directory(),
+            space_bytes=settings.kv_disk_space_mb * 2**20,
+            bytes_per_second=settings.kv_disk_write_mb * 2**20,
+            least_tokens=settings.kv_cache_min_tokens,
+        )
         options = LlamaOptions(
             path=path,
             threads=settings.threads or _usable_cores(),
@@ -106,6 +114,7 @@ class EngineHost:
             flash_attention=settings.flash_attn,
             kv_type_k=settings.cache_type_k,
             kv_type_v=settings.cache_type_v,
+            disk=disk if settings.kv_disk else None,
         )
         async with open_llama_engine(options, on_load=self._loaded) as engine:
             log.info(
@@ -118,11 +127,14 @@ class EngineHost:
             )
             self._warn_of_context(engine.info)
             # A stranger's program, and it is tried out: not on the event loop.
-            chat = await trio.to_thread.run_sync(self._chat_model, engine.info)
+            memory = self._memory(disk.directory / f"{engine.info.fingerprint}.answers" if settings.kv_disk else None)
+            if memory is not None:
+                await trio.to_thread.run_sync(memory.load)
+            chat = await trio.to_thread.run_sync(self._chat_model, engine.info, memory)
             # What is loaded by now stays. A full collection that looks at all of it holds the event loop for 30 ms.
             gc.collect()
             gc.freeze()
-            await self._keep(engine, chat)
+            await self._keep(engine, chat, memory if settings.kv_disk else None)
 
     def _warn_of_context(self, info: ModelInfo) -> None:
         if self._settings.ctx and info.context_length != self._settings.ctx:
@@ -133,14 +145,30 @@ class EngineHost:
                 info.trained_context_length,
             )
 
-    async def _keep(self, engine: Engine, chat: ChatModel | None) -> None:
+    def _memory(self, path: Path | None) -> ReplayMemory | None:
+        settings = self._settings
+        if settings.disable_exact_tool_replay or not settings.tool_memory_max_ids:
+            return None
+        return ReplayMemory(max_answers=settings.tool_memory_max_ids, journal=Journal(path) if path else None)
+
+    async def _keep(self, engine: Engine, chat: ChatModel | None, on_disk: ReplayMemory | None = None) -> None:
+        """Serve until cancelled; what was answered is written to disk now and then, if it is."""
         self._chat = chat
         self._engine = engine
         self.state = "ready"
         self.settled.set()
-        await trio.sleep_forever()
+        if on_disk is None:
+            await trio.sleep_forever()
+            return
+        try:
+            while True:
+                await trio.sleep(FLUSH_INTERVAL)
+                await trio.to_thread.run_sync(on_disk.flush)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(on_disk.flush)
 
-    def _chat_model(self, info: ModelInfo) -> ChatModel | None:
+    def _chat_model(self, info: ModelInfo, memory: ReplayMemory | None) -> ChatModel | None:
         source, path = info.chat_template, self._settings.chat_template
         if path:
             try:
@@ -156,6 +184,7 @@ class EngineHost:
             eos_token=info.eos_token,
             special_tokens=info.special_tokens,
             control_tokens=info.control_tokens,
+            memory=memory,
         )
 
     def _loaded(self, fraction: float) -> None:

@@ -11,8 +11,8 @@ the request's nursery. Three kinds of tasks live in it:
 * `_watch_client` waits for the moment when a client has taken no bytes for ``stall_timeout``, and closes it all.
 
 They write into an outbox that the body's iteration empties, so nobody who computes ever waits for a client. When the
-client goes, the connection cancels the task that iterates; the nursery closes, and leaving ``engine.generate`` inside
-it stops the computation within the running batch.
+client goes, the connection cancels the task that iterates; the nursery closes, and leaving ``attempt.generate`` inside
+it stops the computation within the running batch. What was computed may be kept for the client's retry; see `retries`.
 
 A stream's status goes out as soon as the engine has taken the request. A document's may still change until its result
 is known or ``json_grace`` has passed, so `connection` enters the body before it sends the status.
@@ -31,11 +31,12 @@ from quart.wrappers.response import ResponseBody
 
 from ds4trio.api.answer import Answer
 from ds4trio.api.errors import ApiError, CancelledError
-from ds4trio.engine import Engine, EngineError, Finished, Generation, Progress, TextDelta
+from ds4trio.engine import EngineError, Finished, Generation, Progress, TextDelta
 from ds4trio.server.choices import Choice, Tally
 from ds4trio.server.errors import api_error, first_leaf, log_breakdown
 from ds4trio.server.heartbeat import Heartbeat
 from ds4trio.server.request_log import RequestLog
+from ds4trio.server.retries import Attempt
 
 __all__ = ["Lifeline", "LifelineTimes"]
 
@@ -65,21 +66,21 @@ class _Place:
 class Lifeline(ResponseBody):
     """The body of an answer that is still to be computed. `response` is what a view returns.
 
-    ``choices`` are computed side by side; those that have the same prompt wait for the first of them to be prefilled
-    and share its KV. While it is alive the lifeline stands in ``live`` under its record's id.
+    ``attempt`` computes the ``choices`` side by side; those that have the same prompt wait for the first of them to be
+    prefilled and share its KV. While it is alive the lifeline stands in ``live`` under its record's id.
     """
 
     def __init__(
         self,
         *,
-        engine: Engine,
+        attempt: Attempt,
         choices: Sequence[Choice],
         answer: Answer,
         times: LifelineTimes,
         record: RequestLog,
         live: "MutableMapping[str, Lifeline]",
     ) -> None:
-        self._engine = engine
+        self._attempt = attempt
         self._live = live
         self._choices = choices
         self._answer = answer
@@ -92,13 +93,14 @@ class Lifeline(ResponseBody):
         self._wake = trio.Event()
         self._written_at = 0.0
         self._committed = False
+        self._failed = False
         self._cancelled_at: float | None = None
         self._ended = trio.Event()
         # Its deadline runs while the client has bytes to take and takes none.
         self._stall_scope = trio.CancelScope()
         self._compute_scope = trio.CancelScope()
         self.cause = "the server stops"
-        """Why the computation was cancelled, if it was. The connection writes it when the client goes."""
+        """Why the computation was cancelled, if it was."""
         self.on_stall: Callable[[], None] = lambda: None
         self.response = Response(self, content_type=answer.content_type)
         self.response.timeout = None
@@ -114,6 +116,7 @@ class Lifeline(ResponseBody):
         async with AsyncExitStack() as stack:
             self._live[self._record.id] = self
             stack.callback(self._live.pop, self._record.id)
+            await stack.enter_async_context(self._attempt)
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             await self._nursery.start(self._compute)
             if not self._answer.streams:
@@ -182,6 +185,12 @@ class Lifeline(ResponseBody):
         self._last_word(error)
         return self._answer.refusal(error)
 
+    def vanish(self, cause: str) -> None:
+        """The client is gone and may come back; whoever says so leaves the body. Not a checkpoint."""
+        self.cause = cause
+        if not self._failed:  # else a retry gets another answer
+            self._attempt.vanish()
+
     def abandon(self) -> None:
         """Nobody hears the end of this answer; what its protocol keeps of it still gets one. Not a checkpoint."""
         if not self._ended.is_set():
@@ -223,7 +232,8 @@ class Lifeline(ResponseBody):
                 exit = await stack.enter_async_context(AsyncExitStack())
                 # The first of them tells the story: where it is, the others soon are.
                 hear = _ignore if index else self._heard
-                generation = await exit.enter_async_context(self._engine.generate(choice.request, on_progress=hear))
+                generate = self._attempt.generate(index, choice.request, on_progress=hear)
+                generation = await exit.enter_async_context(generate)
                 places.append(_Place(index, choice, generation, exit))
             self._first = places[0].generation
             if self._answer.streams:
@@ -299,7 +309,7 @@ class Lifeline(ResponseBody):
         """Task 3: a client that takes no bytes is gone, also when the last bytes are all that it has to take."""
         with self._stall_scope:
             await trio.sleep_forever()
-        self.cause = f"the client took no bytes for {self._times.stall_timeout:g} s"
+        self.vanish(f"the client took no bytes for {self._times.stall_timeout:g} s")
         self._nursery.cancel_scope.cancel()
         self.on_stall()
 
@@ -314,6 +324,7 @@ class Lifeline(ResponseBody):
         """End with an error: as a status where none was sent, else in the protocol's own form."""
         if self._ended.is_set():
             return
+        self._failed = True
         # What is wrong with a request may quote it.
         self._record.failed(f"{error.code}" if error.status < SERVER_ERROR else error.message)
         # Called in any case, since a protocol may keep more of an answer than its bytes.

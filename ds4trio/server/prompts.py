@@ -12,6 +12,7 @@ from typing import Any
 from ds4trio.api.errors import ContextLengthError, InvalidRequestError
 from ds4trio.api.task import RawPrompt, Task
 from ds4trio.chat import ChatModel, Conversation, TextReader
+from ds4trio.chat.replay import Piece
 from ds4trio.chat.turns import TurnMarks, turn_starts
 from ds4trio.engine import GenerationRequest, ModelInfo, Sampling, Tokenizer
 from ds4trio.server.choices import Choice
@@ -95,15 +96,15 @@ def _conversation(
             turns=turns,
         )
         single = not conversation.parallel_tool_calls
-        choices.append(Choice(request, prompt.reader(), stop=task.stop, single_call=single))
+        choices.append(Choice(request, prompt.reader(), stop=task.stop, single_call=single, remember=prompt.remember))
     return choices
 
 
-def _tokenized(pieces: Sequence[str], tokenizer: Tokenizer) -> list[int]:
-    """A prompt is cut where a message spells a control token, so that it is none."""
+def _tokenized(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[int]:
+    """A prompt is cut where a message spells a control token, so that it is none, and where ids are known already."""
     tokens: list[int] = []
     for number, piece in enumerate(pieces):
-        tokens += tokenizer.tokenize(piece, add_special=number == 0)
+        tokens += tokenizer.tokenize(piece, add_special=number == 0) if isinstance(piece, str) else piece
     return tokens
 
 

@@ -27,11 +27,14 @@ from ds4trio.server.host import EngineHost
 from ds4trio.server.lifeline import Lifeline, LifelineTimes
 from ds4trio.server.prompts import Prepared, count_tokens, prepare
 from ds4trio.server.request_log import RequestLog
+from ds4trio.server.retries import RetryMemory, retry_key
 from ds4trio.server.urgency import stated_priority
 
 __all__ = ["add_routes", "json_body", "json_response", "protocol_error_document"]
 
 MOST_ITEMS = 100
+# An answer is taken over only by whoever has the same ones.
+CREDENTIALS = ("authorization", "x-api-key", "api-key")
 
 _messages = Messages()
 
@@ -54,7 +57,13 @@ def json_response(document: bytes) -> Response:
 
 
 def add_routes(
-    app: QuartTrio, host: EngineHost, settings: Settings, store: ResponseStore, live: MutableMapping[str, Lifeline]
+    app: QuartTrio,
+    host: EngineHost,
+    settings: Settings,
+    store: ResponseStore,
+    *,
+    live: MutableMapping[str, Lifeline],
+    retries: RetryMemory,
 ) -> None:
     """Register the endpoints. ``live`` holds the answers that are being computed, by request id."""
     responses = Responses(store)
@@ -69,15 +78,18 @@ def add_routes(
         body = await json_body()
         engine = host.engine()
         priority = stated_priority(", ".join(request.headers.getlist("priority")))
+        credentials = [request.headers.get(name, "") for name in CREDENTIALS]
 
-        def build(tokenizer: Tokenizer) -> tuple[Task, Prepared]:
+        def build(tokenizer: Tokenizer) -> tuple[Task, Prepared, bytes]:
             task = protocol.parse(body)
             if task.priority is None:
                 task = replace(task, priority=priority)
             host.check_model(task.model)
-            return task, prepare(task, host.chat(), engine.info, tokenizer)
+            prepared = prepare(task, host.chat(), engine.info, tokenizer)
+            prompts = [choice.request.prompt for choice in prepared.choices[:: task.n]]
+            return task, prepared, retry_key(task, prompts, credentials)
 
-        task, prepared = await engine.prepare(build)
+        task, prepared, key = await engine.prepare(build)
         g.warnings += task.warnings
         if len(prepared.choices) > (most := settings.parallel + settings.max_queue):
             raise InvalidRequestError(
@@ -94,7 +106,7 @@ def add_routes(
         )
         headers = {name.lower(): value for name, value in request.headers.items()}
         return Lifeline(
-            engine=engine,
+            attempt=retries.attempt(engine, key, name=f"{task.kind} {g.request_id}"),
             choices=prepared.choices,
             answer=task.answer(frame),
             times=LifelineTimes(

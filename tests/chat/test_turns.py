@@ -137,7 +137,7 @@ class Alphabet:
 def text_starts(chat: ChatModel, conversation: Conversation, control: Iterable[str]) -> Iterator[int]:
     """Where the turns of a prompt begin in its text."""
     prompt, alphabet = chat.prompt(conversation), Alphabet(control)
-    tokens = [token for piece in prompt.pieces for token in alphabet.tokenize(piece)]
+    tokens = [token for piece in prompt.pieces if isinstance(piece, str) for token in alphabet.tokenize(piece)]
     user, answer = alphabet.tokenize(prompt.turns.user), alphabet.tokenize(prompt.turns.answer)
     for start in turn_starts(tokens, user=user, answer=answer):
         yield len(alphabet.text(tokens[:start]))
@@ -255,6 +255,7 @@ def test_turns_are_found_in_the_ids_of_a_real_tokenizer(demo: Model, template: s
     tokens = [
         token
         for number, piece in enumerate(prompt.pieces)
+        if isinstance(piece, str)
         for token in vocabulary.tokenize(piece, add_special=number == 0)
     ]
     user, answer = (vocabulary.tokenize(mark, add_special=False) for mark in (prompt.turns.user, prompt.turns.answer))

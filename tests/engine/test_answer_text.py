@@ -42,16 +42,16 @@ def answer(*, stop: tuple[str, ...] = (), guide: Witness | None = None) -> Answe
     return AnswerText(GenerationRequest(prompt=[1], max_tokens=100, stop=stop, guide=guide))
 
 
-def take(answer: AnswerText, token: Token, logprob: TokenLogprob | None = None) -> list[TextDelta]:
-    return answer.take(token or b"", marker=MARKER if token is None else None, logprob=logprob)
+def take(answer: AnswerText, token: Token, logprob: TokenLogprob | None = None, *, id: int = 0) -> list[TextDelta]:
+    return answer.take(id, token or b"", marker=MARKER if token is None else None, logprob=logprob)
 
 
 def run(tokens: Sequence[Token], *, stop: tuple[str, ...] = (), logprobs: bool = False) -> list[TextDelta]:
-    """All deltas; each token's logprob is its index."""
+    """All deltas; each token's id and logprob are its index."""
     growing = answer(stop=stop)
     deltas = []
     for index, token in enumerate(tokens):
-        deltas += take(growing, token, TokenLogprob(index, token or b"", -float(index)) if logprobs else None)
+        deltas += take(growing, token, TokenLogprob(index, token or b"", -float(index)) if logprobs else None, id=index)
     return deltas + growing.finish()
 
 
@@ -76,10 +76,15 @@ def test_the_pieces_give_what_the_whole_decodes_to_and_markers_are_apart(tokens:
 @given(tokens=tokens, stop=stops)
 def test_no_delta_is_empty_and_they_count_the_tokens(tokens: list[Token], stop: tuple[str, ...]) -> None:
     deltas = run(tokens, stop=stop)
-    assert all(delta.text for delta in deltas)
+    assert all(delta.text for delta in deltas[:-1]), "the last may carry ids without a text"
     counts = [delta.output_tokens for delta in deltas]
     assert counts == sorted(counts)
     assert not counts or counts[-1] <= len(tokens)
+
+
+@given(tokens=tokens)
+def test_each_id_is_carried_once_whatever_has_a_text(tokens: list[Token]) -> None:
+    assert [id for delta in run(tokens) for id in delta.tokens] == list(range(len(tokens)))
 
 
 @given(tokens=tokens, stop=stops)
@@ -97,7 +102,7 @@ def test_a_guide_sees_each_token_at_once_whatever_is_held_back(tokens: list[Toke
 
 def test_a_character_comes_with_its_last_byte() -> None:
     growing = answer()
-    texts = ["".join(delta.text for delta in growing.take(bytes([byte]))) for byte in "é€😀".encode()]
+    texts = ["".join(delta.text for delta in growing.take(0, bytes([byte]))) for byte in "é€😀".encode()]
     assert texts == ["", "é", "", "", "€", "", "", "", "😀"]
 
 
@@ -119,7 +124,7 @@ def test_bytes_that_are_no_utf_8_become_replacement_characters(pieces: list[Toke
 def test_a_stop_string_of_several_bytes_is_found_where_a_token_cuts_a_character() -> None:
     head, tail = "weiß €".encode()[:-1], "€".encode()[-1:]
     growing = answer(stop=("€!",))
-    deltas = [*growing.take(head), *growing.take(tail), *growing.take(b"!"), *growing.finish()]
+    deltas = [*growing.take(0, head), *growing.take(1, tail), *growing.take(2, b"!"), *growing.finish()]
     assert "".join(delta.text for delta in deltas) == "weiß "
     assert growing.stopped == "€!"
 
@@ -183,5 +188,5 @@ def test_a_guide_that_fails_is_an_engine_error_that_quotes_nothing() -> None:
             raise IndexError(text)
 
     with pytest.raises(EngineError, match="IndexError") as failure:
-        answer(guide=Broken()).take(b"secret")
+        answer(guide=Broken()).take(0, b"secret")
     assert "secret" not in str(failure.value)

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from ds4trio.api.errors import CancelledError
 from ds4trio.config import Settings
-from ds4trio.engine import EngineError, Finished, GenerationRequest, Phase, Progress, TextDelta
+from ds4trio.engine import EngineError, Finished, GenerationRequest, Phase, Progress, Rest, TextDelta
 from ds4trio.engine.simulated import SimulatedEngine, SimulatedGeneration
 from ds4trio.server.app import App, build_app
 from ds4trio.testing import AsgiCall, call_asgi, chat_body
@@ -375,7 +375,11 @@ class FailingEngine(SimulatedEngine):
 
     @asynccontextmanager
     async def generate(
-        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = lambda _: None
+        self,
+        request: GenerationRequest,
+        *,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        rest: Rest | None = None,
     ) -> AsyncGenerator[SimulatedGeneration, None]:
         generation = FailingGeneration(self, request, on_progress)
         try:

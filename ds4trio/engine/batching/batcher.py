@@ -19,9 +19,10 @@ import traceback
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from ds4trio.cache import Checkpoint, Cut, Match, Placement, Slot, SlotTable, common_prefix
+from ds4trio.cache import Checkpoint, Match, Placement, Slot, SlotTable, common_prefix
 from ds4trio.engine.base import Divergence, EngineError
 from ds4trio.engine.batching.divergence import BEFORE, FROM, divergence
+from ds4trio.engine.batching.keeper import Disk, Keeper
 from ds4trio.engine.batching.memory import Memory, Outcome
 from ds4trio.engine.batching.scheduler import Scheduler
 from ds4trio.engine.batching.sequence import Released, Sequence, Update
@@ -64,7 +65,8 @@ class Batcher(Generic[Row]):
 
     ``state_bytes`` limits the checkpoints, and as much again the states of those that wait for cells; what goes beyond
     is computed again. ``tell`` hands an update to a sequence's listener, ``flush`` sends what was told; ``text`` spells
-    tokens.
+    tokens. What is at least ``least_kept`` tokens long is kept on ``disk``, if there is one; ``wake`` is called, from
+    any thread, when a block of it has come and a step is due.
     """
 
     def __init__(
@@ -77,6 +79,9 @@ class Batcher(Generic[Row]):
         tell: Callable[[Sequence[Row], Update], None],
         flush: Callable[[], None],
         text: Callable[[list[int]], str],
+        disk: Disk | None = None,
+        least_kept: int = 0,
+        wake: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.sequences: list[Sequence[Row]] = []
@@ -91,6 +96,20 @@ class Batcher(Generic[Row]):
         self._text = text
         self._clock = clock
         self._save_seconds = 0.0
+        self._keeper = (
+            Keeper(
+                memory,
+                disk,
+                self._slots,
+                least=least_kept,
+                seconds=scheduler.seconds,
+                wake=wake,
+                text=text,
+                clock=clock,
+            )
+            if disk is not None
+            else None
+        )
 
     def add(self, sequence: Sequence[Row]) -> None:
         """Compute a sequence from the next step on; its listener hears `Released` in the end."""
@@ -102,20 +121,26 @@ class Batcher(Generic[Row]):
             self._end(sequence)
 
     def close(self) -> None:
-        """Let go of all."""
+        """Let go of all; what they leave is kept on disk."""
         for sequence in [*self.sequences]:
             self._end(sequence)
+        if self._keeper is not None:
+            self._keeper.close()
 
-    def step(self) -> None:
-        """One batch: place, compose, decode, and act on what came of it. Blocks."""
+    def step(self) -> bool:
+        """One batch: place, compose, decode, and act on what came of it. Blocks.
+
+        False: nothing could be done. Then nothing can before another request comes, one leaves, or a block has come.
+        """
         self._place_all()
+        loaded = self._load_all()
         # A batch may take seconds: what is known before it starts is told before it starts.
         self._flush()
-        placed = [sequence for sequence in self.sequences if sequence.slot is not None]
-        take = self._scheduler.plan(placed)
+        placed = [sequence for sequence in self.sequences if sequence.slot is not None and sequence.loading is None]
+        take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds if self._keeper else 0.0)
         work = [(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
         if not work:
-            return
+            return loaded
         owners = [sequence for sequence, _ in work]
         spans = [sequence.span(count) for sequence, count in work]
         started = self._clock()
@@ -139,6 +164,24 @@ class Batcher(Generic[Row]):
                     self._fail(sequence, EngineError("llama.cpp could not compute a batch"))
             case Outcome.SKIPPED:
                 pass
+        if self._keeper is not None:
+            self._keeper.save(self.sequences)
+        return True
+
+    def _load_all(self) -> bool:
+        """Go on with all that come from the disk; False if nothing has come."""
+        if self._keeper is None:
+            return False
+        some = False
+        for sequence in [sequence for sequence in self.sequences if sequence.loading is not None]:
+            if not self._keeper.load(sequence, self._give_up_some):
+                continue
+            some = True
+            self._book(sequence)
+            if sequence.loading is None:
+                sequence.loaded()
+            self._tell(sequence, sequence.progress)
+        return some
 
     # --- where a sequence goes ----------------------------------------------------------------------------------------
 
@@ -235,16 +278,16 @@ class Batcher(Generic[Row]):
             except Exception as error:  # one request's fault must not end the others
                 self._fail(sequence, _failure(error))
                 return
+        if self._keeper is not None:
+            self._keeper.placed(sequence, keep)
         self._tell(sequence, sequence.progress)
 
     def _bring_back(self, placement: Placement) -> bool:
         """`_bring`, and idle prefixes make room for a whole state that has none; False if that does not help."""
         while not self._bring(placement):
             self._memory.clear(placement.slot.id)
-            cut = self._slots.give_up(placement.keep) if placement.from_whole_state else None
-            if cut is None:
+            if not placement.from_whole_state or not self._give_up_some(placement.keep):
                 return False
-            self._give_up(cut)
         return True
 
     def _bring(self, placement: Placement) -> bool:
@@ -320,6 +363,8 @@ class Batcher(Generic[Row]):
         if due:
             sequence.borders.pop()
             self._slots.note(slot, checkpoint)
+            if self._keeper is not None and self._kind.whole_only:
+                self._keeper.checkpoint(sequence)
 
     def _continue(self, sequence: Sequence[Row], row: Row) -> None:
         assert sequence.writer is not None
@@ -360,8 +405,7 @@ class Batcher(Generic[Row]):
 
     def _make_room(self, tokens: int) -> None:
         """The KV has no cells for the batch: idle prefixes go first, then the youngest sequence waits."""
-        if (cut := self._slots.give_up(tokens)) is not None:
-            self._give_up(cut)
+        if self._give_up_some(tokens):
             return
         placed = [sequence for sequence in self.sequences if sequence.slot is not None]
         if len(placed) == 1:
@@ -371,11 +415,16 @@ class Batcher(Generic[Row]):
         self._preempt(max(reversed(placed), key=lambda sequence: sequence.priority))
         log.info("KV is full: one of %d requests waits and goes on later", len(placed))
 
-    def _give_up(self, cut: Cut) -> None:
+    def _give_up_some(self, tokens: int) -> bool:
+        """Give idle cells back; False: there are none."""
+        cut = self._slots.give_up(tokens)
+        if cut is None:
+            return False
         if cut.keep:
             self._memory.truncate(cut.slot.id, cut.keep)
         else:
             self._memory.clear(cut.slot.id)
+        return True
 
     def _forget(self, slot: Slot) -> None:
         """Empty a slot."""
@@ -386,6 +435,8 @@ class Batcher(Generic[Row]):
         """Take a sequence's cells; its state is kept outside of them while there is room for it."""
         slot = sequence.slot
         assert slot is not None
+        if self._keeper is not None:
+            self._keeper.stop(sequence)
         self._book(sequence)
         kept = sum(len(other.saved.data) for other in self.sequences if other.saved is not None)
         if (
@@ -409,10 +460,13 @@ class Batcher(Generic[Row]):
     def _end(self, sequence: Sequence[Row]) -> None:
         """Leave the KV as a prefix for others and tell the request's nursery that nothing works for it."""
         self.sequences.remove(sequence)
-        if sequence.writer is not None:
+        if sequence.writer is not None and not sequence.keeps_writer:
             sequence.writer.close()
         if sequence.slot is not None:
             self._book(sequence)
+            if self._keeper is not None:
+                self._keeper.stop(sequence)
+                self._keeper.ended(sequence)
             self._slots.release(sequence.slot)
             sequence.slot = None
         self._tell(sequence, Released())

@@ -92,3 +92,11 @@ class Memory(Protocol[Row_co]):
     def restore(self, sequence_id: int, data: State, *, whole: bool) -> bool:
         """Bring a state back; False if there is no room for it."""
         ...
+
+    def save_range(self, sequence_id: int, start: int, end: int) -> State:
+        """The KV of some positions. Not where only whole sequences can be had."""
+        ...
+
+    def append(self, sequence_id: int, start: int, end: int, data: State) -> bool:
+        """Bring positions from a saved range back to a sequence that ends at ``start``; False if there is no room."""
+        ...

@@ -99,8 +99,11 @@ class Scheduler:
         self._cost = StepCost()
         self._chunk_was_last = False
 
-    def plan(self, works: Sequence[Work]) -> list[int]:
-        """How many tokens of each of ``works`` the next step takes; they come in the order of arrival, oldest first."""
+    def plan(self, works: Sequence[Work], *, reserved: float = 0.0) -> list[int]:
+        """How many tokens of each of ``works`` the next step takes; they come in the order of arrival, oldest first.
+
+        ``reserved`` seconds of a stall are taken already, by something else than computing.
+        """
         take = [0] * len(works)
         decoding = [index for index, work in enumerate(works) if _decodes(work)]
         prompts = self._in_order(works)
@@ -108,15 +111,16 @@ class Scheduler:
             take[0] = self._alone(works[0])
             return take
 
+        stall = self._max_stall - min(reserved, self._max_stall / 2)
         decode = len(decoding), sum(work_of(works[index].computed, 1) for index in decoding)
         if self._mixed or not prompts or (decoding and self._chunk_was_last):
             for index in decoding:
                 take[index] = 1
         if self._mixed:
-            self._fill(take, works, prompts, self._max_stall, beside=decode)
+            self._fill(take, works, prompts, stall, beside=decode)
         elif not any(take):
             turn = self._cost.predict(*decode) if decoding else 0.0
-            self._fill(take, works, prompts[:1], self._max_stall - turn, beside=(0, 0.0))
+            self._fill(take, works, prompts[:1], stall - turn, beside=(0, 0.0))
         return take
 
     def learn(self, works: Sequence[Work], take: Sequence[int], seconds: float) -> None:
@@ -132,6 +136,11 @@ class Scheduler:
             share.served += parts[oldest]
             least = (share.served - AHEAD_STEPS * max(seconds, self._max_stall)) / LONG_SHARE
             share.waited = max(least, share.waited + spent)
+
+    def seconds(self, position: int, tokens: int) -> float:
+        """What a prefill of so many tokens from a position on would take alone; 0.0 before any step was measured."""
+        size = min(self._ubatch, max(self._cost.horizon // 2, LEAST_ALONE))
+        return self._cost.predict(size, work_of(position + tokens // 2, size)) * tokens / size
 
     def _in_order(self, works: Sequence[Work]) -> list[int]:
         """Those that do not decode, first served first."""

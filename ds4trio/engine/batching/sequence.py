@@ -1,11 +1,13 @@
 """A request as the batcher sees it: data, and what can be said of it. What happens to it is decided by the batcher."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from ds4trio.cache import Checkpoint, Slot
+from ds4trio.cache import Checkpoint, Slot, State
+from ds4trio.cache.disk import Block
 from ds4trio.engine.base import (
     Divergence,
     EngineError,
@@ -20,7 +22,7 @@ from ds4trio.engine.base import (
 from ds4trio.engine.batching.memory import Span
 from ds4trio.engine.batching.scheduler import Share
 
-__all__ = ["Extension", "Released", "Sequence", "Update", "Writer"]
+__all__ = ["Extension", "Loading", "Released", "Sequence", "Update", "Writer"]
 
 Row = TypeVar("Row")
 Row_contra = TypeVar("Row_contra", contravariant=True)
@@ -66,6 +68,20 @@ Update = Progress | TextDelta | Finished | EngineError | Released
 
 
 @dataclass(slots=True, eq=False)
+class Loading:
+    """Blocks that come from the disk, ``length`` tokens in all: to be read, being read (since when), and come.
+
+    The disk's thread appends to ``payloads``; None is a block that cannot be had.
+    """
+
+    blocks: tuple[Block, ...]
+    length: int
+    waiting: deque[Block]
+    asked: deque[tuple[Block, float]] = field(default_factory=deque)
+    payloads: deque[State | None] = field(default_factory=deque)
+
+
+@dataclass(slots=True, eq=False)
 class Sequence(Generic[Row]):
     """One request.
 
@@ -76,15 +92,20 @@ class Sequence(Generic[Row]):
     its latest chunk, and ``borders`` are the positions where checkpoints are due, the next one last.
     It waits until its ``leader`` has computed ``wanted`` tokens of a prefix that both have; ``idle`` counts the steps
     in which that one got no further than ``seen``.
-    ``cancelled`` is written under the abort flag's lock, everything else by the batcher alone. Times are those of
-    ``time.perf_counter``: ``begun`` when the request first got a slot, ``placed`` when it last did, ``answered`` when
-    it got its first token; 0 before.
+    While it is ``loading``, its KV comes from the disk. The disk has the blocks of ``chain``, or a state of its first
+    ``kept_until`` tokens, and has been given states of ``written`` tokens in all.
+    With ``keeps_writer`` the writer stays open at the end. A sequence that goes on with such a writer begins with the
+    tokens that the writer has sampled, and ``decoded`` is how many seconds they took.
+    ``cancelled`` is written under the abort flag's lock and ``keeps_writer`` before it, everything else by the batcher
+    alone once it has the sequence. Times are those of ``time.perf_counter``: ``begun`` when the request first got a
+    slot, ``placed`` when it last did, ``answered`` when it got its first token; 0 before.
     """
 
     request: GenerationRequest
     begin: Callable[[], Writer[Row]]
     listener: Callable[[Update], None]
     cancelled: bool = False
+    keeps_writer: bool = False
     preempted: bool = False
     tokens: list[int] = field(init=False)
     computed: int = 0
@@ -94,6 +115,7 @@ class Sequence(Generic[Row]):
     begun: float = 0.0
     placed: float = 0.0
     answered: float = 0.0
+    decoded: float = 0.0
     slot: Slot | None = None
     saved: Checkpoint | None = None
     older: list[Checkpoint] = field(default_factory=list)
@@ -105,6 +127,10 @@ class Sequence(Generic[Row]):
     wanted: int = 0
     seen: int = 0
     idle: int = 0
+    loading: Loading | None = None
+    chain: list[bytes] = field(default_factory=list)
+    kept_until: int = 0
+    written: int = 0
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -131,8 +157,8 @@ class Sequence(Generic[Row]):
 
     @property
     def answering(self) -> bool:
-        """Whether it has its first token."""
-        return self.sampled > 0
+        """Whether it has its first token, or its next one where it goes on with an answer."""
+        return self.answered > 0
 
     @property
     def progress(self) -> Progress:
@@ -140,9 +166,9 @@ class Sequence(Generic[Row]):
         prompt = len(self.request.prompt)
         elapsed = time.perf_counter() - self.placed
         return Progress(
-            phase=Phase.DECODE if self.sampled else Phase.PREFILL,
+            phase=Phase.LOADING if self.loading else Phase.DECODE if self.answering else Phase.PREFILL,
             prompt_tokens=prompt,
-            cached_tokens=self.cached,
+            cached_tokens=min(self.cached, prompt),
             prefilled_tokens=min(max(self.computed, self.cached), prompt),
             output_tokens=self.sampled,
             rate=(self.computed - self.kept) / elapsed if self.computed > self.kept and elapsed > 0 else 0.0,
@@ -156,6 +182,13 @@ class Sequence(Generic[Row]):
         self.placed = time.perf_counter()
         if not self.begun:
             self.begun, self.cached = self.placed, keep
+
+    def loaded(self) -> None:
+        """Note that what came from the disk is all that does."""
+        if self.cached == self.kept:
+            self.cached = self.computed
+        self.kept, self.placed = self.computed, time.perf_counter()
+        self.borders = [border for border in self.borders if border > self.computed]
 
     def span(self, count: int) -> Span:
         """The next ``count`` tokens to compute."""
@@ -177,5 +210,5 @@ class Sequence(Generic[Row]):
             Usage(prompt, min(self.cached, prompt), self.sampled),
             self.writer.stopped,
             prefill_seconds=self.answered - self.begun,
-            decode_seconds=time.perf_counter() - self.answered,
+            decode_seconds=self.decoded + time.perf_counter() - self.answered,
         )

@@ -74,6 +74,7 @@ class Context:
         self.ubatch = int(llama_cpp.llama_n_ubatch(pointer))
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._batch = llama_cpp.llama_batch_init(self.ubatch, 0, 1)
+        self._spare = int(llama_cpp.llama_n_seq_max(pointer)) - 1
 
     def decode(
         self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
@@ -141,6 +142,21 @@ class Context:
         flags = STATE_FLAGS[whole]
         return bool(llama_cpp.llama_state_seq_set_data_ext(self.pointer, buffer, len(data), sequence_id, flags))
 
+    def save_range(self, sequence_id: int, start: int, end: int) -> State:
+        """See `Memory.save_range`: the spare sequence shares the cells for as long as it takes."""
+        llama_cpp.llama_memory_seq_cp(self._memory, sequence_id, self._spare, start, end)
+        data = self.save(self._spare, whole=True)
+        self.clear(self._spare)
+        return data
+
+    def append(self, sequence_id: int, start: int, end: int, data: State) -> bool:
+        """See `Memory.append`."""
+        restored = self.restore(self._spare, data, whole=True) and self.end_position(self._spare) >= end
+        if restored:
+            llama_cpp.llama_memory_seq_cp(self._memory, self._spare, sequence_id, start, end)
+        self.clear(self._spare)
+        return restored and self.end_position(sequence_id) == end
+
     def close(self) -> None:
         """Free the batch; the context is freed by `open_context`."""
         llama_cpp.llama_batch_free(self._batch)
@@ -152,7 +168,7 @@ def open_context(model: Model, options: ContextOptions, abort: AbortFlag) -> Ite
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = options.context_length
     params.n_batch = params.n_ubatch = options.ubatch
-    params.n_seq_max = options.sequences
+    params.n_seq_max = options.sequences + 1  # one to move ranges through
     params.n_threads = params.n_threads_batch = options.threads
     params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
     params.type_k = getattr(llama_cpp, f"GGML_TYPE_{options.kv_type_k.upper()}")

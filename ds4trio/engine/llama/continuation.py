@@ -2,7 +2,8 @@
 
 Who has a say, in this order: the guide may force the next tokens or want the likeliest one; the grammar forbids
 tokens; the sampler draws from what is left. All of it only moves forward, on tokens that are part of the answer, so a
-batch that was aborted or is computed again changes nothing here. Used by the worker thread only.
+batch that was aborted or is computed again changes nothing here, and an answer may stop between two tokens and go on
+another time. Used by the worker thread only, but for `close`. It does not keep the prompt.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,8 @@ class Continuation:
     def __init__(
         self, request: GenerationRequest, *, vocabulary: Vocabulary, grammar: Grammar | None, context_length: int
     ) -> None:
-        self._request = request
+        self._markers = request.markers
+        self._top_logprobs = request.top_logprobs
         self._vocabulary = vocabulary
         self._grammar = grammar
         self._guide = request.guide
@@ -93,7 +95,7 @@ class Continuation:
 
     def _draw(self, row: Logits) -> tuple[int, TokenLogprob | None]:
         raw: npt.NDArray[np.float32] | None = None
-        if self._request.top_logprobs is not None:
+        if self._top_logprobs is not None:
             raw = row.array().copy()
         if self._grammar is not None:
             self._grammar.restrict(row.array())
@@ -112,9 +114,9 @@ class Continuation:
             extension.reason = "stop"
             return
         extension.tokens.append(token)
-        marker = self._request.markers.get(token)
+        marker = self._markers.get(token)
         data = self._vocabulary.piece(token) if marker is None else b""
-        extension.deltas += answer.take(data, marker=marker, logprob=logprob)
+        extension.deltas += answer.take(token, data, marker=marker, logprob=logprob)
         if self._grammar is not None:
             self._grammar.accept(token)
         if answer.stopped is not None or (self._grammar is not None and self._grammar.complete):
@@ -126,13 +128,13 @@ class Continuation:
         """The log-softmax of the model's own logits at ``token`` and at the likeliest tokens."""
         highest = logits.max()
         normalizer = float(highest) + float(np.log(np.exp(logits - highest).sum(dtype=np.float64)))
-        likeliest = _likeliest(logits, highest, self._request.top_logprobs or 0)
+        likeliest = _likeliest(logits, highest, self._top_logprobs or 0)
         each = (TokenLogprob(other, self._bytes(other), float(logits[other]) - normalizer) for other in likeliest)
         return TokenLogprob(token, self._bytes(token), float(logits[token]) - normalizer, tuple(each))
 
     def _certain(self, token: int) -> TokenLogprob | None:
         """A forced token had no alternative."""
-        return None if self._request.top_logprobs is None else TokenLogprob(token, self._bytes(token), 0.0)
+        return None if self._top_logprobs is None else TokenLogprob(token, self._bytes(token), 0.0)
 
     def _bytes(self, token: int) -> bytes:
         return self._vocabulary.piece(token, special=True)

@@ -1,6 +1,7 @@
 """The llama engine's face on the event loop: it owns the worker's thread and brings results to their nurseries."""
 
 import logging
+import time
 import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -20,13 +21,16 @@ from ds4trio.engine.base import (
     ModelInfo,
     Phase,
     Progress,
+    Rest,
+    Suspended,
     TextDelta,
     Tokenizer,
 )
-from ds4trio.engine.batching import Released, Sequence, Update
+from ds4trio.engine.batching import Released, Sequence, Update, Writer
 from ds4trio.engine.llama.context import ContextOptions, Logits
 from ds4trio.engine.llama.continuation import Continuation
 from ds4trio.engine.llama.grammar import Grammar
+from ds4trio.engine.llama.kv_disk import DiskOptions
 from ds4trio.engine.llama.model import ModelTokenizer, ended
 from ds4trio.engine.llama.worker import Loaded, LoadProgress, Worker, WorkerOptions
 
@@ -42,13 +46,18 @@ log = logging.getLogger("ds4trio.engine")
 PREPARED_AT_ONCE = 8
 # Threads that compile grammars. One whose client has left goes on to its end, in the way of other grammars only.
 COMPILED_AT_ONCE = 4
+# What a suspended answer holds: llama.cpp keeps a candidate for each token of the vocabulary (12 bytes), in a second
+# chain too where the guide was greedy; and Python an int in a list for each token of the answer, more or less.
+CANDIDATE_BYTES = 24
+TOKEN_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlamaOptions:
     """How to open a model. ``context_length`` 0 takes the model's own; sizes in tokens, ``max_stall`` in seconds.
 
-    ``state_bytes`` may be taken for checkpoints, and as much for requests that wait for cells.
+    ``state_bytes`` may be taken for checkpoints, and as much for requests that wait for cells. KV outlives the process
+    where there is a ``disk``.
     """
 
     path: Path
@@ -63,6 +72,7 @@ class LlamaOptions:
     flash_attention: str = "auto"
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
+    disk: DiskOptions | None = None
 
 
 class LlamaEngine:
@@ -104,12 +114,17 @@ class LlamaEngine:
 
     @asynccontextmanager
     async def generate(
-        self, request: GenerationRequest, *, on_progress: Callable[[Progress], None] = lambda _: None
+        self,
+        request: GenerationRequest,
+        *,
+        on_progress: Callable[[Progress], None] = lambda _: None,
+        rest: Rest | None = None,
     ) -> AsyncGenerator["LlamaGeneration", None]:
         """See `Engine.generate`."""
+        assert rest is None or isinstance(rest, LlamaRest)
         if self._ended:
             raise ended(failed=not self._worker.closing)
-        generation = LlamaGeneration(self, request, on_progress)
+        generation = LlamaGeneration(self, request, on_progress, rest)
         self._live.add(generation)
         try:
             yield generation
@@ -129,11 +144,34 @@ class LlamaEngine:
             generation._receive(Released())
 
 
+@dataclass(frozen=True, slots=True)
+class LlamaRest:
+    """Implements `Rest`: the answer's tokens so far, what decides the next one, and the seconds that they took."""
+
+    tokens: list[int]
+    writer: Writer[Logits]
+    decoded: float
+    vocabulary_size: int
+
+    @property
+    def size_bytes(self) -> int:
+        """The sampler's candidates, mostly."""
+        return CANDIDATE_BYTES * self.vocabulary_size + TOKEN_BYTES * len(self.tokens)
+
+    def close(self) -> None:
+        """Free the sampler."""
+        self.writer.close()
+
+
 class LlamaGeneration:
     """Implements `Generation`."""
 
     def __init__(
-        self, engine: LlamaEngine, request: GenerationRequest, on_progress: Callable[[Progress], None]
+        self,
+        engine: LlamaEngine,
+        request: GenerationRequest,
+        on_progress: Callable[[Progress], None],
+        rest: LlamaRest | None,
     ) -> None:
         self._engine = engine
         self._ticket: Ticket = engine._admission.join(priority=request.priority, remaining=self._remaining)
@@ -142,11 +180,15 @@ class LlamaGeneration:
         self._progress = Progress(prompt_tokens=len(request.prompt))
         self._sequence: Sequence[Logits] | None = None
         """What the worker has; None until it is submitted."""
+        self._rest = rest
+        """What the sequence is going to begin with."""
         self._prefilled = trio.Event()
         self._released = trio.Event()
         self._events: deque[TextDelta | Finished | EngineError] = deque()
         self._arrived = trio.Event()
         self._finished = False
+        self._over = False
+        """Whether the worker ended it, well or with an error."""
         self._decoding_since: float | None = None
 
     @property
@@ -159,7 +201,7 @@ class LlamaGeneration:
     async def prefill(self) -> None:
         """Compile the grammar, wait for a turn, hand the prompt to the worker's thread, wait for the first token."""
         grammar: Grammar | None = None
-        if (source := self._request.grammar) is not None:
+        if self._rest is None and (source := self._request.grammar) is not None:
             grammar = await self._engine._compile(source)  # time in the queue passes meanwhile
         await self._ticket.turn()
         self._progress = replace(self._progress, phase=Phase.PREFILL)
@@ -170,8 +212,12 @@ class LlamaGeneration:
             grammar=grammar,
             context_length=self._engine._loaded.info.context_length,
         )
-        self._sequence = Sequence(self._request, begin, self._receive)
-        self._engine._worker.submit(self._sequence)
+        self._sequence = sequence = Sequence(self._request, begin, self._receive)
+        if (rest := self._rest) is not None:
+            sequence.writer, sequence.decoded = rest.writer, rest.decoded
+            sequence.tokens += rest.tokens
+            self._rest = None
+        self._engine._worker.submit(sequence)
         await self._prefilled.wait()
 
     def __aiter__(self) -> AsyncIterator[TextDelta | Finished]:
@@ -191,6 +237,24 @@ class LlamaGeneration:
         self._finished = isinstance(event, Finished)
         return event
 
+    async def suspend(self) -> Suspended:
+        """Stop the worker and take the writer from it."""
+        if (sequence := self._sequence) is None:
+            rest, self._rest = self._rest, None
+            return Suspended(rest=rest)
+        sequence.keeps_writer = True
+        await self._stop()
+        events = tuple(event for event in self._events if not isinstance(event, EngineError))
+        self._events.clear()
+        if (writer := sequence.writer) is None:
+            return Suspended()
+        if self._over or not writer.sampled:
+            writer.close()
+            return Suspended(events)
+        decoded = sequence.decoded + (time.perf_counter() - sequence.answered if sequence.answering else 0.0)
+        tokens = sequence.tokens[len(self._request.prompt) :]
+        return Suspended(events, LlamaRest(tokens, writer, decoded, self._engine.info.vocabulary_size))
+
     def _receive(self, update: Update) -> None:
         """On the event loop, called for each update that the worker posts."""
         match update:
@@ -207,6 +271,7 @@ class LlamaGeneration:
             case Released():
                 self._released.set()
             case _:
+                self._over |= isinstance(update, Finished | EngineError)
                 if isinstance(update, Finished):
                     self._engine._decoding.took(update.decode_seconds)
                 if isinstance(update, TextDelta):
@@ -221,14 +286,20 @@ class LlamaGeneration:
             self._engine._decoding, prefill_left=self._progress.eta, decoding_since=self._decoding_since
         )
 
+    async def _stop(self) -> None:
+        """Wait until the worker has let go of it."""
+        if self._sequence is not None and not self._released.is_set():
+            self._engine._worker.cancel(self._sequence)
+            with trio.CancelScope(shield=True):
+                await self._released.wait()
+
     async def _release(self) -> None:
         try:
-            if self._sequence is not None and not self._released.is_set():
-                self._engine._worker.cancel(self._sequence)
-                with trio.CancelScope(shield=True):
-                    await self._released.wait()
+            await self._stop()
         finally:
             self._ticket.leave()
+            if self._rest is not None:
+                self._rest.close()
 
 
 @asynccontextmanager
@@ -278,6 +349,8 @@ async def open_llama_engine(
         nursery.start_soon(compute)
         try:
             await ready.wait()
+            if (disk := loaded[0].disk) is not None:
+                nursery.start_soon(partial(trio.to_thread.run_sync, disk.run, limiter=trio.CapacityLimiter(1)))
             engine = LlamaEngine(worker, loaded[0], admission)
             yield engine
         finally:
@@ -291,6 +364,7 @@ def _worker_options(options: LlamaOptions) -> WorkerOptions:
         n_gpu_layers=options.n_gpu_layers,
         max_stall=options.max_stall,
         state_bytes=options.state_bytes,
+        disk=options.disk,
         context=ContextOptions(
             context_length=options.context_length,
             sequences=options.parallel,

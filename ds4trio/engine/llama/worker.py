@@ -11,12 +11,14 @@ Other threads call `submit`, `cancel` and `close`; all else happens on the worke
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ds4trio.engine.base import EngineError, ModelInfo
 from ds4trio.engine.batching import Batcher, Scheduler, Sequence, Update
 from ds4trio.engine.llama.abort import AbortFlag
 from ds4trio.engine.llama.context import Context, ContextOptions, Logits, open_context
 from ds4trio.engine.llama.grammar import GrammarCompiler
+from ds4trio.engine.llama.kv_disk import DiskOptions, ModelDisk, fingerprint
 from ds4trio.engine.llama.model import Model, load_model
 
 __all__ = ["Loaded", "LoadProgress", "Post", "Worker", "WorkerOptions"]
@@ -43,6 +45,8 @@ class Loaded:
     info: ModelInfo
     model: Model
     grammars: GrammarCompiler
+    disk: ModelDisk | None
+    """Its thread is the engine's to start."""
 
 
 Post = Callable[[list[Callable[[], None]]], None]
@@ -58,6 +62,7 @@ class WorkerOptions:
     max_stall: float
     state_bytes: int
     context: ContextOptions
+    disk: DiskOptions | None
 
 
 class Worker:
@@ -119,11 +124,25 @@ class Worker:
             kept = KEPT if model.memory.checkpoint is None else KEPT_WITH_STATE
             sizes = replace(sizes, sequences=sizes.sequences + kept)
             with open_context(model, sizes, self._abort) as context:
-                loaded = Loaded(_describe(model, context, options.name), model, GrammarCompiler(model))
+                identity = fingerprint(Path(options.path), sizes)
+                disk = self._open_disk(identity)
+                info = _describe(model, context, options.name, identity)
+                loaded = Loaded(info, model, GrammarCompiler(model), disk)
                 self._post([lambda: on_load(loaded)])
-                self._serve(model, context, sizes)
+                try:
+                    self._serve(model, context, sizes, disk)
+                finally:
+                    if disk is not None:
+                        disk.close()
 
-    def _serve(self, model: Model, context: Context, sizes: ContextOptions) -> None:
+    def _open_disk(self, identity: bytes) -> ModelDisk | None:
+        if self._options.disk is None:
+            return None
+        disk = ModelDisk(self._options.disk, model=self._options.name, fingerprint=identity)
+        disk.open()
+        return disk
+
+    def _serve(self, model: Model, context: Context, sizes: ContextOptions, disk: ModelDisk | None) -> None:
         self._batcher = batcher = Batcher(
             context,
             slots=sizes.sequences,
@@ -134,18 +153,23 @@ class Worker:
             tell=self._tell,
             flush=self._flush,
             text=lambda tokens: b"".join(model.vocabulary.pieces(tokens)).decode(errors="replace"),
+            disk=disk,
+            least_kept=self._options.disk.least_tokens if self._options.disk else 0,
+            wake=lambda: self._mailbox.put(None),
         )
+        idle = True
         try:
-            while self._read_mail(batcher):
-                batcher.step()
+            while self._read_mail(batcher, disk, wait=idle):
+                idle = not batcher.step()
                 self._flush()
         finally:
             batcher.close()
             self._flush()
 
-    def _read_mail(self, batcher: Batcher[Logits]) -> bool:
-        """Take what has come; sleep while there is nothing to compute. False when it is time to end."""
-        wait = not batcher.sequences
+    def _read_mail(self, batcher: Batcher[Logits], disk: ModelDisk | None, *, wait: bool) -> bool:
+        """Take what has come; ``wait`` for it if there is nothing to do. False when it is time to end."""
+        if wait and disk is not None:
+            disk.set_idle(True)
         while not self._closing:
             try:
                 mail = self._mailbox.get(block=wait)
@@ -153,7 +177,9 @@ class Worker:
                 break
             if mail is not None:
                 batcher.add(mail)
-                wait = False
+            wait = False
+        if disk is not None:
+            disk.set_idle(False)
         batcher.drop_cancelled()
         return not self._closing
 
@@ -166,7 +192,7 @@ class Worker:
             self._outbox = []
 
 
-def _describe(model: Model, context: Context, name: str) -> ModelInfo:
+def _describe(model: Model, context: Context, name: str, identity: bytes) -> ModelInfo:
     return ModelInfo(
         name=name,
         description=model.description,
@@ -181,4 +207,5 @@ def _describe(model: Model, context: Context, name: str) -> ModelInfo:
         vocabulary_size=model.vocabulary.size,
         special_tokens=model.vocabulary.special,
         control_tokens=model.vocabulary.control,
+        fingerprint=identity.hex(),
     )

@@ -13,13 +13,15 @@ from ds4trio.cache import MemoryKind
 from ds4trio.engine.base import EngineError, Finished, FinishReason, GenerationRequest, Progress, TextDelta
 from ds4trio.engine.batching import Batcher, Extension, Outcome, Released, Scheduler, Update
 from ds4trio.engine.batching import Sequence as Request
+from ds4trio.engine.batching.keeper import Disk
 from ds4trio.engine.batching.scheduler import Work
 from tests.engine.batching.fake_memory import Batch, FakeMemory, History
 from tests.engine.batching.machines import Machine, compute_bound
 
-__all__ = ["STALL", "Bench", "Client", "Plan", "Writer", "answer", "experience", "talkative", "tokens_of"]
+__all__ = ["LEAST_KEPT", "STALL", "Bench", "Client", "Plan", "Writer", "answer", "experience", "talkative", "tokens_of"]
 
 STALL = 0.25
+LEAST_KEPT = 512
 VOCABULARY = 32_000
 END = 64
 """One token of so many ends the answer."""
@@ -167,8 +169,8 @@ class WatchedScheduler(Scheduler):
 
     latest: Plan | None = None
 
-    def plan(self, works: Sequence[Work]) -> list[int]:
-        take = super().plan(works)
+    def plan(self, works: Sequence[Work], *, reserved: float = 0.0) -> list[int]:
+        take = super().plan(works, reserved=reserved)
         self.latest = Plan(
             tuple(
                 (work.answering and work.left == 1, work.computed, count)
@@ -203,6 +205,7 @@ class Bench:
         machine: Machine = compute_bound,
         save_seconds: float = 0.0,
         state_bytes: int = 2**30,
+        disk: Disk | None = None,
     ) -> None:
         self.kind = kind
         self.machine = machine
@@ -219,6 +222,8 @@ class Bench:
             tell=lambda sequence, update: self._outbox.append((sequence, update)),
             flush=self.flush,
             text=lambda tokens: "".join(f"{token} " for token in tokens),
+            disk=disk,
+            least_kept=LEAST_KEPT,
             clock=lambda: self.memory.now,
         )
         self.clients: list[Client] = []

@@ -188,6 +188,31 @@ class FakeMemory:
                 return False
         return True
 
+    def save_range(self, sequence_id: int, start: int, end: int) -> State:
+        self._known(sequence_id)
+        assert not self.kind.whole_only, "only whole sequences can be had"
+        assert end <= self._cells.end(sequence_id), "more than there is"
+        tokens = self._cells.tokens(sequence_id)[start:end]
+        sliding = self._sliding.range(sequence_id, start, end) if self._slides else {}
+        pairs = (number for pair in sliding.items() for number in pair)
+        return bytearray(array("q", [start, len(tokens), *tokens, *pairs]).tobytes())
+
+    def append(self, sequence_id: int, start: int, end: int, data: State) -> bool:
+        self._known(sequence_id)
+        assert not self.kind.whole_only, "only whole sequences can be had"
+        assert self._cells.end(sequence_id) == start, "a part that does not continue the sequence"
+        first, count, *rest = array("q", bytes(data))
+        tokens, sliding = rest[:count], dict(zip(rest[count::2], rest[count + 1 :: 2], strict=True))
+        if not self._cells.fill(sequence_id, start, tokens[start - first : end - first]):
+            return False
+        if self._slides:
+            since = min((position for position in sliding if position >= start), default=end)
+            found = [sliding[position] for position in sorted(sliding) if since <= position < end]
+            if not self._sliding.fill(sequence_id, since, found):
+                self._cells.cut(sequence_id, start)
+                return False
+        return True
+
     # --- a batch ------------------------------------------------------------------------------------------------------
 
     def _known(self, *sequence_ids: int) -> None:
@@ -296,6 +321,11 @@ class _Cells:
         start = self.end(sequence_id) - self._window + 1
         cells = [cell for cell in self._sequences.get(sequence_id, {}).values() if cell.position >= start]
         return (cells[0].position if cells else 0), [cell.token for cell in cells]
+
+    def range(self, sequence_id: int, start: int, end: int) -> dict[int, int]:
+        """The tokens at some positions, as far as they are still there."""
+        held = self._sequences.get(sequence_id, {})
+        return {position: cell.token for position, cell in held.items() if start <= position < end}
 
     def find(self, count: int) -> list[int]:
         """Places for so many tokens, going round from where the last search ended; none if there are not enough."""

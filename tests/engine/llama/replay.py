@@ -9,12 +9,14 @@ chunk borders matter: on the CPU other borders move the logits.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ds4trio.cache import State
 from ds4trio.engine.batching import Cancellable, Outcome, Span
 from ds4trio.engine.llama.abort import AbortFlag
 from ds4trio.engine.llama.context import Context, ContextOptions, Logits, open_context
@@ -51,6 +53,10 @@ def up_to(history: History, length: int) -> History:
     )
 
 
+def content(state: State) -> bytes:
+    return blake2b(state).digest()
+
+
 class Recorder:
     """Keeps the histories of one context's sequences from its opening on."""
 
@@ -61,9 +67,10 @@ class Recorder:
         self.prefilled = 0
         """Tokens that were computed in chunks of more than one."""
         self.calls: dict[str, int] = {}
-        self._saved: dict[int, tuple[bytearray, History]] = {}
+        self._saved: dict[bytes, History] = {}
+        """By what was saved, since states come back from a disk as well."""
         self._methods: dict[str, Callable[..., Any]] = {}
-        for name in ("decode", "copy", "truncate", "clear", "save", "restore"):
+        for name in ("decode", "copy", "truncate", "clear", "save", "restore", "save_range", "append"):
             self._methods[name] = getattr(Context, name)
             self._listen(monkeypatch, name, self._methods[name], getattr(self, name))
 
@@ -103,13 +110,25 @@ class Recorder:
     def clear(self, _: None, sequence_id: int) -> None:
         self.histories[sequence_id] = ()
 
-    def save(self, result: bytearray, sequence_id: int, *, whole: bool) -> None:
-        # The data is kept too, so that its id stays its own.
-        self._saved[id(result)] = (result, self.histories[sequence_id])
+    def save(self, result: State, sequence_id: int, *, whole: bool) -> None:
+        self._saved[content(result)] = self.histories.get(sequence_id, ())
 
-    def restore(self, result: bool, sequence_id: int, data: bytearray, *, whole: bool) -> None:
+    def restore(self, result: bool, sequence_id: int, data: State, *, whole: bool) -> None:
         assert result
-        self.histories[sequence_id] = self._saved[id(data)][1]
+        self.histories[sequence_id] = self._saved[content(data)]
+
+    def save_range(self, result: State, sequence_id: int, start: int, end: int) -> None:
+        self._saved[content(result)] = up_to(self.histories[sequence_id], end)
+
+    def append(self, result: bool, sequence_id: int, start: int, end: int, data: State) -> None:
+        assert result
+        saved = up_to(self._saved[content(data)], end)
+        assert up_to(saved, start) == self.histories.get(sequence_id, ()), "the chunks before it are the same"
+        self.histories[sequence_id] = saved
+
+    def forget(self) -> None:
+        """The context is closed; another one follows. What was saved may come back."""
+        self.histories.clear()
 
     def check(self, fresh: "Fresh", prompt_tokens: int) -> int:
         """Compare the latest answer with that of a fresh context; how many tokens were compared. Blocks."""

@@ -62,7 +62,7 @@ class Conversation:
     """Token ids of a growing prompt, and where its turns begin."""
 
     def __init__(self, engine: LlamaEngine) -> None:
-        self._engine = engine
+        self.engine = engine
         self.tokens: list[int] = []
         self.turns: list[int] = []
 
@@ -70,7 +70,7 @@ class Conversation:
         if turn and self.tokens:
             self.turns.append(len(self.tokens))
         first = not self.tokens
-        self.tokens += await self._engine.prepare(lambda tokenizer: tokenizer.tokenize(text, add_special=first))
+        self.tokens += await self.engine.prepare(lambda tokenizer: tokenizer.tokenize(text, add_special=first))
 
     def request(self) -> GenerationRequest:
         return GenerationRequest(
@@ -82,7 +82,7 @@ class Conversation:
         )
 
     def branch(self) -> "Conversation":
-        other = Conversation(self._engine)
+        other = Conversation(self.engine)
         other.tokens, other.turns = [*self.tokens], [*self.turns]
         return other
 

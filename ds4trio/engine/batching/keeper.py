@@ -1,0 +1,320 @@
+"""Which KV goes to disk, and how it comes back.
+
+Theory of operation. A sequence is kept as blocks of `BLOCK` tokens, named by all that stands before them, so the same
+conversation has the same blocks in every slot and after every restart. After each step `Keeper.save` copies the next
+finished block of one sequence out of the memory, and the disk's own thread writes it. So what a kill -9 costs is the
+block that was being filled, and no conversation is ever written as a whole. What is shorter than a block is kept where
+it may be the last word of a conversation: when a client leaves in its prefill, and when the server stops.
+
+When a prompt is placed and the disk has more of it than the slots, its blocks are read ahead, and `Keeper.load` puts
+one of them into the memory before each step. Others compute meanwhile; when it ends, for whatever reason, the prompt is
+computed from where it came to.
+
+Where the memory cannot be cut, a block is a whole state and stands alone. They are written at some of the checkpoints,
+so that all together are no more than twice the last, and at the two moments above.
+
+Nothing here waits for a disk: `Disk` answers from memory, and its reads and writes are jobs for somebody else.
+"""
+
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+from ds4trio.cache import Slot, SlotTable, State
+from ds4trio.cache.disk import Block, Match, block_id
+from ds4trio.cache.disk.block import TOKEN
+from ds4trio.engine.batching.memory import Memory
+from ds4trio.engine.batching.sequence import Loading, Sequence
+
+__all__ = ["BLOCK", "Disk", "Keeper"]
+
+Row = TypeVar("Row")
+
+BLOCK = 256
+"""Tokens."""
+LEAST_TAIL = 32
+"""Tokens of a block that is not full and still worth a file."""
+AHEAD = 2
+"""Blocks that are being read while one is put into the memory."""
+SMOOTHING = 0.3
+WORDS = 24
+"""Tokens whose text says which prompt a block belongs to."""
+
+
+class Disk(Protocol):
+    """What is on disk, as `ds4trio.cache.disk` has it. Nothing here blocks for longer than a look at a directory."""
+
+    root: bytes
+
+    def match(self, tokens: list[int]) -> Match:
+        """The longest beginning of ``tokens`` that can be read."""
+        ...
+
+    def missing(self, parent: bytes, start: int, tokens: list[int], *, whole: bool = False) -> Block | None:
+        """The block to write for these tokens, or None if it is there or on its way."""
+        ...
+
+    def read(self, block: Block, then: Callable[[State | None], None]) -> None:
+        """Have ``then`` called with a block's payload, in any thread; None: it cannot be had."""
+        ...
+
+    def write(self, block: Block, payload: State, words: str) -> bool:
+        """Queue a block to be written; False: not now."""
+        ...
+
+    def pin(self, blocks: Iterable[Block]) -> None:
+        """Keep these until they are unpinned."""
+        ...
+
+    def unpin(self, blocks: Iterable[Block]) -> None:
+        """Undo one `pin` of each."""
+        ...
+
+
+class Keeper(Generic[Row]):
+    """Saves and loads the sequences of one memory. On the thread that computes.
+
+    Prompts of fewer than ``least`` tokens are not kept. ``seconds`` says what computing some tokens from a position on
+    would take, 0 while that is unknown; ``wake`` is called, from any thread, when there is something to do; ``text``
+    spells tokens.
+    """
+
+    def __init__(
+        self,
+        memory: Memory[Row],
+        disk: Disk,
+        slots: SlotTable,
+        *,
+        least: int,
+        seconds: Callable[[int, int], float],
+        wake: Callable[[], None],
+        text: Callable[[list[int]], str],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._memory = memory
+        self._kind = memory.kind
+        self._disk = disk
+        self._slots = slots
+        self._least = least
+        self._seconds = seconds
+        self._wake = wake
+        self._text = text
+        self._clock = clock
+        self._bytes_per_second = 0.0
+        self.save_seconds = 0.0
+        """What copying a block out of the memory took the last time."""
+
+    # --- from the disk ------------------------------------------------------------------------------------------------
+
+    def placed(self, sequence: Sequence[Row], reusable: int) -> None:
+        """Look what the disk has of a sequence that got its slot, and begin to load what is worth it."""
+        match = self._match(sequence.tokens[:-1])
+        if self._kind.whole_only:
+            sequence.kept_until, sequence.written = match.length, 2 * match.length
+            wanted = match.blocks
+        else:
+            sequence.chain = _full(match)
+            wanted = tuple(block for block in match.blocks if block.end > reusable)
+        if match.length - reusable < LEAST_TAIL or not self._pays(wanted, reusable, match.length):
+            return
+        self._disk.pin(wanted)
+        sequence.loading = Loading(wanted, match.length, deque(wanted))
+        self._read_ahead(sequence.loading)
+
+    def load(self, sequence: Sequence[Row], make_room: Callable[[int], bool]) -> bool:
+        """Put a block that has come into the memory; False if none has. May end the sequence's `Loading`.
+
+        ``make_room`` gives up so many cells of others, False if there are none to give up.
+        """
+        loading, slot = sequence.loading, sequence.slot
+        assert loading is not None
+        assert slot is not None
+        if not loading.payloads:
+            return False
+        block, asked = loading.asked.popleft()
+        payload = loading.payloads.popleft()
+        end = min(block.end, loading.length)
+        if payload is None:
+            self.stop(sequence)
+        elif self._put(block, payload, slot, range(sequence.computed, end), make_room):
+            self._measure(len(payload), self._clock() - asked)
+            sequence.computed = end
+            if end == loading.length:
+                self.stop(sequence)
+            else:
+                self._read_ahead(loading)
+        else:
+            self.stop(sequence)
+            if block.whole:
+                sequence.computed = 0
+                self._memory.clear(slot.id)
+                self._slots.cut(slot, 0)
+        return True
+
+    def stop(self, sequence: Sequence[Row]) -> None:
+        """Load no more of a sequence; what it has stays."""
+        if sequence.loading is not None:
+            self._disk.unpin(sequence.loading.blocks)
+            sequence.loading = None
+
+    def _match(self, tokens: list[int]) -> Match:
+        match = self._disk.match(tokens)
+        if self._kind.window and not self._kind.whole_only and match.blocks and match.blocks[-1].end > match.length:
+            # The window that a block holds is the one before its end.
+            return Match(match.blocks[:-1], match.blocks[-1].start)
+        return match
+
+    def _read_ahead(self, loading: Loading) -> None:
+        while loading.waiting and len(loading.asked) < AHEAD:
+            block = loading.waiting.popleft()
+            loading.asked.append((block, self._clock()))
+
+            def then(payload: State | None) -> None:
+                loading.payloads.append(payload)
+                self._wake()
+
+            self._disk.read(block, then)
+
+    def _put(
+        self, block: Block, payload: State, slot: Slot, positions: range, make_room: Callable[[int], bool]
+    ) -> bool:
+        start, end = positions.start, positions.stop
+        while True:
+            if block.whole:
+                self._memory.clear(slot.id)
+                if self._memory.restore(slot.id, payload, whole=True) and self._memory.end_position(slot.id) == end:
+                    return True
+            elif self._memory.append(slot.id, start, end, payload):
+                return True
+            if not make_room(len(positions)):
+                return False
+
+    def _pays(self, blocks: tuple[Block, ...], start: int, end: int) -> bool:
+        """Whether reading is expected to beat computing; what was never measured is supposed to."""
+        computing = self._seconds(start, end - start)
+        if not computing or not self._bytes_per_second:
+            return True
+        return sum(block.size for block in blocks) / self._bytes_per_second < computing
+
+    def _measure(self, size: int, seconds: float) -> None:
+        rate = size / max(seconds, 1e-6)
+        self._bytes_per_second += (SMOOTHING if self._bytes_per_second else 1.0) * (rate - self._bytes_per_second)
+
+    # --- to the disk --------------------------------------------------------------------------------------------------
+
+    def save(self, sequences: Iterable[Sequence[Row]]) -> None:
+        """Copy one block that is full out of the memory, if there is one that the disk has not."""
+        for sequence in sequences:
+            if sequence.slot is None or sequence.loading is not None or sequence.computed < self._least:
+                continue
+            if not self._kind.whole_only and self._next(sequence, sequence.slot, sequence.computed):
+                return
+
+    def checkpoint(self, sequence: Sequence[Row]) -> None:
+        """A checkpoint was due at this position; keep it on disk too, if the last one there is far behind.
+
+        All together are no more than twice the prompt, however long that becomes: its end comes first, and those before
+        it are each twice as long as the one before.
+        """
+        position, prompt = sequence.computed, len(sequence.request.prompt)
+        if sequence.borders:
+            due = position >= 2 * sequence.kept_until and sequence.written + position <= prompt
+        else:
+            due = sequence.written + position <= 2 * prompt
+        if due and position >= self._least:
+            self._whole(sequence)
+
+    def ended(self, sequence: Sequence[Row]) -> None:
+        """Keep what a sequence leaves behind that ends now: full blocks, and all of a prefill that was given up."""
+        slot = sequence.slot
+        if slot is None or sequence.computed < self._least:
+            return
+        if self._kind.whole_only:
+            if not sequence.answering and sequence.computed - sequence.kept_until >= BLOCK:
+                self._whole(sequence)
+            return
+        while self._next(sequence, slot, sequence.computed):
+            pass
+        if not sequence.answering:
+            self._tail(sequence.chain, slot, sequence.tokens[: sequence.computed])
+
+    def close(self) -> None:
+        """Keep the ends of all conversations, before the server stops. All slots are idle."""
+        for slot in self._slots.slots:
+            tokens = self._slots.tokens(slot)
+            if len(tokens) < self._least or self._memory.end_position(slot.id) != len(tokens):
+                continue
+            match = self._match(tokens)
+            if match.length == len(tokens):
+                continue
+            if self._kind.whole_only:
+                if (block := self._disk.missing(self._disk.root, 0, tokens, whole=True)) is not None:
+                    self._write(block, self._memory.save(slot.id, whole=True), tokens)
+                continue
+            chain = _full(match)
+            for start in range(BLOCK * len(chain), len(tokens) - BLOCK + 1, BLOCK):
+                if not self._block(chain, slot, start, tokens[start : start + BLOCK], tokens):
+                    break
+            self._tail(chain, slot, tokens)
+
+    def _next(self, sequence: Sequence[Row], slot: Slot, computed: int) -> bool:
+        """Save the next full block of a sequence; False: there is none, or not now."""
+        while (start := BLOCK * len(sequence.chain)) + BLOCK <= computed:
+            tokens = sequence.tokens[start : start + BLOCK]
+            before = len(sequence.chain)
+            written = self._block(sequence.chain, slot, start, tokens, sequence.tokens)
+            if written or len(sequence.chain) == before:
+                return written
+        return False
+
+    def _block(self, chain: list[bytes], slot: Slot, start: int, tokens: list[int], prompt: list[int]) -> bool:
+        """Have a full block on disk, and its id in ``chain``; True if it had to be written."""
+        parent = chain[-1] if chain else self._disk.root
+        block = self._disk.missing(parent, start, tokens)
+        if block is None:
+            chain.append(block_id(parent, array(TOKEN, tokens)))
+            return False
+        payload = self._payload(slot, start, block.end)
+        if payload is None or not self._write(block, payload, prompt):
+            return False
+        chain.append(block.id)
+        return True
+
+    def _tail(self, chain: list[bytes], slot: Slot, tokens: list[int]) -> None:
+        """Keep the block at the end of ``tokens`` that is not full."""
+        start = BLOCK * len(chain)
+        own = tokens[start : start + BLOCK]
+        if not LEAST_TAIL <= len(own) < BLOCK:
+            return
+        block = self._disk.missing(chain[-1] if chain else self._disk.root, start, own)
+        if block is not None and (payload := self._payload(slot, start, block.end)) is not None:
+            self._write(block, payload, tokens)
+
+    def _payload(self, slot: Slot, start: int, end: int) -> State | None:
+        """The KV of some positions; None where the window before their end is not there any more."""
+        window = self._kind.window
+        if window and self._memory.first_position(slot.id) > max(start, end - window + 1):
+            return None
+        began = self._clock()
+        payload = self._memory.save_range(slot.id, start, end)
+        self.save_seconds = self._clock() - began
+        return payload
+
+    def _whole(self, sequence: Sequence[Row]) -> None:
+        assert sequence.slot is not None
+        tokens = sequence.tokens[: sequence.computed]
+        block = self._disk.missing(self._disk.root, 0, tokens, whole=True)
+        if block is None or self._write(block, self._memory.save(sequence.slot.id, whole=True), tokens):
+            sequence.kept_until = sequence.computed
+            sequence.written += sequence.computed
+
+    def _write(self, block: Block, payload: State, tokens: list[int]) -> bool:
+        words = " ".join(self._text(tokens[:WORDS]).split()) if block.start == 0 else ""
+        return self._disk.write(block, payload, words)
+
+
+def _full(match: Match) -> list[bytes]:
+    """The ids of the blocks that are full and of use as a whole."""
+    return [block.id for block in match.blocks if block.end <= match.length and len(block.tokens) == BLOCK]
