@@ -14,6 +14,9 @@ The base is there because a bucket is a factor of two wide: where memory is the 
 after about five steps, whatever they were. Its doubt grows a little with each step, which lets it follow a machine that
 changes, and has a ceiling, so hours of steps that are all alike do not make it believe anything about others.
 
+*Positions.* After a long prompt a line knows little of the beginning of the next one: what was put down to positions
+may be due to tokens. So nearer to position 0 than it was measured lately, a bucket is not believed to be much cheaper.
+
 *Surprises.* A step that takes 1.5 times more or less than a known bucket expects counts as 1.5 times only: one of them
 may be an accident. Two in a row in the same direction are a machine that has changed its speed, which is true for the
 buckets that are not in use just now as well: all of them are scaled.
@@ -27,11 +30,28 @@ so none is avoided for ever because of a bad day.
 from bisect import bisect_right
 from collections.abc import Sequence
 from operator import mul
+from typing import NamedTuple
 
-__all__ = ["StepCost", "work_of"]
+__all__ = ["Line", "StepCost", "work_of"]
 
-Line = tuple[float, float, float]
-NOTHING: Line = (0.0, 0.0, 0.0)
+
+class Line(NamedTuple):
+    """What a step costs; ``depth`` is the mean position where that was measured lately."""
+
+    base: float = 0.0
+    per_token: float = 0.0
+    per_position: float = 0.0
+    depth: float = 0.0
+
+    def seconds(self, tokens: int, work: float) -> float:
+        """What a step of so many tokens and so much work costs."""
+        seconds = self.base + self.per_token * tokens + self.per_position * work
+        if work < tokens * self.depth:
+            # Nearer to position 0 than it was measured: it does not get cheaper faster than is likely.
+            there = self.base + self.per_token * tokens + self.per_position * tokens * self.depth
+            seconds = max(seconds, there * (POSITIONS + work / tokens) / (POSITIONS + self.depth))
+        return seconds
+
 
 # The variance of what a line says, in units of that of one measurement: before the first, and what each step adds.
 DOUBT = 100.0
@@ -47,6 +67,9 @@ LATELY = 128
 SURPRISE = 1.5
 # What was measured at some mean position says something up to twice that, and up to twice this in any case.
 NEAR = 256
+
+# How much the latest step counts in the mean position of those of its bucket.
+LATEST = 0.3
 
 # What every step takes at least: no clock is finer.
 LEAST_SECONDS = 1e-6
@@ -67,7 +90,7 @@ class StepCost:
 
     def predict(self, tokens: int, work: float) -> float:
         """The seconds that a step of so many tokens and so much work will take; 0.0 before any step was measured."""
-        return _seconds(self._line(tokens, work), tokens, work)
+        return self._line(tokens, work).seconds(tokens, work)
 
     def known(self, tokens: int) -> bool:
         """Whether steps of about so many tokens were measured often enough to be judged."""
@@ -93,7 +116,7 @@ class StepCost:
 
         def predicted(total: int) -> float:
             step = done + work_of(position, total - tokens)
-            return min(_seconds(line, total, step) for line in lines)
+            return min(line.seconds(total, step) for line in lines)
 
         # More tokens cost more within a bucket, but not from one bucket to the next, so the largest is asked first.
         top = tokens + most
@@ -109,9 +132,9 @@ class StepCost:
         """Divide what a step took, once it was learnt, among its spans: each is given by its tokens and its work."""
         total = sum(tokens for tokens, _ in spans)
         whole = sum(work for _, work in spans)
-        base, per_token, per_position = self._line(total, whole)
-        per_token += base / total
-        weights = [per_token * tokens + per_position * work for tokens, work in spans]
+        line = self._line(total, whole)
+        per_token = line.per_token + line.base / total
+        weights = [per_token * tokens + line.per_position * work for tokens, work in spans]
         return [seconds * weight / sum(weights) for weight in weights]
 
     def learn(self, tokens: int, work: float, seconds: float) -> None:
@@ -123,8 +146,8 @@ class StepCost:
             expected = self.predict(tokens, work)
             seconds = min(max(seconds, expected / SURPRISE), expected * SURPRISE)
         elif (bucket := self._buckets.get(floor)) is None:
-            self._buckets[floor] = _Bucket(floor, self._line(tokens, work)[2])
-        elif not self._trusts(bucket) and _surprising(seconds / _seconds(bucket.line, tokens, work)):
+            self._buckets[floor] = _Bucket(floor, self._line(tokens, work).per_position)
+        elif not self._trusts(bucket) and _surprising(seconds / bucket.line.seconds(tokens, work)):
             bucket.doubt()
         self._steps += 1
         self._buckets[floor].last = self._steps
@@ -144,7 +167,7 @@ class StepCost:
 
     def _line(self, tokens: int, work: float) -> Line:
         """The line that is believed."""
-        return min(self._lines(tokens), key=lambda line: _seconds(line, tokens, work))
+        return min(self._lines(tokens), key=lambda line: line.seconds(tokens, work))
 
     def _lines(self, tokens: int) -> list[Line]:
         """The line of the bucket that is in charge, and its neighbours' where that one is not to be trusted."""
@@ -157,11 +180,11 @@ class StepCost:
         smaller = max((other for other in self._buckets if other < floor), default=None)
         larger = min((other for other in self._buckets if other > floor), default=None)
         if smaller is not None:
-            base, per_token, per_position = self._buckets[smaller].line
-            lines.append((0.0, per_token + base / (2 * smaller), per_position))
+            line = self._buckets[smaller].line
+            lines.append(Line(0.0, line.per_token + line.base / (2 * smaller), line.per_position, line.depth))
         if larger is not None:
             lines.append(self._buckets[larger].line)
-        return lines or [NOTHING]
+        return lines or [Line()]
 
 
 class _Bucket:
@@ -174,15 +197,17 @@ class _Bucket:
         self._doubt = _full_doubt()
         self.measured = self.last = 0
         self.farthest = float(NEAR)
+        self._depth = 0.0
 
     @property
     def line(self) -> Line:
         base, per_token, per_position = map(mul, self._weights, self._units)
-        return base, per_token, per_position
+        return Line(base, per_token, per_position, self._depth)
 
     def learn(self, tokens: int, work: float, seconds: float) -> None:
         self.measured += 1
         self.farthest = max(self.farthest, work / tokens)
+        self._depth += LATEST * (work / tokens - self._depth)
         step = list(map(mul, (1, tokens, work), self._units))
         expected = _dot(self._weights, step)
         error = seconds - expected
@@ -210,11 +235,6 @@ class _Bucket:
 
     def scale(self, factor: float) -> None:
         self._weights = [weight * factor for weight in self._weights]
-
-
-def _seconds(line: Line, tokens: int, work: float) -> float:
-    base, per_token, per_position = line
-    return base + per_token * tokens + per_position * work
 
 
 def _full_doubt() -> list[list[float]]:

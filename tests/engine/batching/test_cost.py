@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds4trio.engine.batching.cost import StepCost, work_of
+from ds4trio.engine.batching.cost import Line, StepCost, work_of
 from tests.engine.batching.machines import MACHINES, SMOOTH, Machine, compute_bound, gpu, measured_cpu, memory_bound
 
 BUCKETS = [1, 2, 8, 16, 32, 64, 128, 512]
@@ -155,6 +155,15 @@ def test_after_hours_of_steps_that_are_all_alike_an_odd_one_says_little_about_ot
         measure(cost, compute_bound, 64, 1000, times=random.uniform(0.95, 1.05))
     measure(cost, compute_bound, 72, 1000, times=1.2)
     assert error(cost, compute_bound, 127, 1000) < 0.13
+
+
+def test_the_beginning_of_the_next_prompt_is_not_believed_to_be_almost_free() -> None:
+    # All that was measured lately, around position 2000, was put down to positions.
+    line = Line(per_position=2e-6, depth=2000)
+    there = line.seconds(64, work_of(1968, 64))
+    assert line.seconds(64, work_of(0, 64)) > 0.6 * there
+    assert line.seconds(64, work_of(0, 64)) < line.seconds(64, work_of(1000, 64)) < there
+    assert line.seconds(64, work_of(4000, 64)) == pytest.approx(2e-6 * work_of(4000, 64))
 
 
 def test_a_kernel_that_starts_at_64_tokens_is_learnt_as_such() -> None:
