@@ -180,14 +180,18 @@ class CollectedAnswer(DocumentAnswer):
 
 
 def beat_text(progress: Progress) -> str:
-    """``prefill 4096/81722 (5.0%) 271 t/s eta 286s``, ``queued 2/3``, ``decode 17 tokens``."""
+    """``prefill 4096/81722 (5.0%) 271 t/s eta 286s``, ``loading 4096/81722 (5.0%)``, ``queued 2/3``, ``decode 17 tokens``.
+
+    What is loaded is KV from the disk.
+    """
     match progress.phase:
         case Phase.QUEUED:
             return f"queued {progress.queue_position}/{progress.queue_length}"
         case Phase.DECODE:
             return f"decode {progress.output_tokens} tokens"
     share = 100 * progress.prefilled_tokens / max(1, progress.prompt_tokens)
-    text = f"prefill {progress.prefilled_tokens}/{progress.prompt_tokens} ({share:.1f}%)"
-    if progress.eta is not None:
+    doing = "loading" if progress.phase is Phase.LOADING else "prefill"
+    text = f"{doing} {progress.prefilled_tokens}/{progress.prompt_tokens} ({share:.1f}%)"
+    if progress.phase is Phase.PREFILL and progress.eta is not None:
         text += f" {progress.rate:.0f} t/s eta {progress.eta:.0f}s"
     return text

@@ -31,10 +31,23 @@ class RequestLog:
         self._chunk_ended: float | None = None
         self._first_token: float | None = None
         self._seen = 0
+        self._loading_since: float | None = None
 
     def progress(self, progress: Progress) -> None:
-        """A chunk of prefill is done, or the first token is there."""
+        """KV has come from the disk, a chunk of prefill is done, or the first token is there."""
         now = time.monotonic()
+        if progress.phase is Phase.LOADING:
+            self._loading_since = self._loading_since or now
+            return
+        if self._loading_since is not None:
+            log.info(
+                "%s %d of %d prompt tokens cached, from the disk too, in %.3fs",
+                self._name,
+                progress.prefilled_tokens,
+                progress.prompt_tokens,
+                now - self._loading_since,
+            )
+            self._loading_since = None
         if progress.phase is Phase.DECODE:
             self._first_token = self._first_token or now
         if self._chunk_ended is None and progress.divergence is not None:

@@ -188,6 +188,8 @@ class Sequence(Generic[Row]):
         if self.cached == self.kept:
             self.cached = self.computed
         self.kept, self.placed = self.computed, time.perf_counter()
+        if self.divergence is not None and self.divergence.position <= self.computed:
+            self.divergence = None
         self.borders = [border for border in self.borders if border > self.computed]
 
     def span(self, count: int) -> Span:

@@ -383,6 +383,10 @@ def test_a_document_that_fails_after_its_first_beat_is_the_error_object_alone() 
             "prefill 10/10 (100.0%) 5 t/s eta 0s",
         ),
         (Progress(Phase.PREFILL), "prefill 0/0 (0.0%)"),
+        (
+            Progress(Phase.LOADING, prompt_tokens=81722, prefilled_tokens=4096, rate=9000.0),
+            "loading 4096/81722 (5.0%)",
+        ),
         (Progress(Phase.DECODE, prompt_tokens=50, prefilled_tokens=50, output_tokens=17, rate=9.0), "decode 17 tokens"),
     ],
 )

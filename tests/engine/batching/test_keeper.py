@@ -3,6 +3,7 @@
 import pytest
 
 from ds4trio.cache import MemoryKind
+from ds4trio.engine.base import Phase, Progress
 from ds4trio.engine.batching.keeper import BLOCK
 from tests.engine.batching import bench as clients
 from tests.engine.batching.bench import Bench, tokens_of
@@ -155,6 +156,24 @@ def test_while_a_prompt_comes_from_the_disk_others_are_computed(kind: MemoryKind
     after.run()
     again.check()
     assert again.cached == (1792 if in_windows(kind) else 1999)
+
+
+def test_what_comes_from_the_disk_is_told_as_such_and_is_no_miss() -> None:
+    disk, prompt = FakeDisk(), tokens_of(1, 2000)
+    before = Bench(KINDS["full"], disk=disk)
+    before.ask(prompt)
+    before.run()
+    before.batcher.close()
+    after = Bench(KINDS["full"], disk=disk)
+    after.ask([*prompt[:100], *tokens_of(2, 700)])  # from here on the prompt differs, as far as memory goes
+    after.run()
+    again = after.ask(prompt)
+    after.run()
+    told = [update for update in again.updates if isinstance(update, Progress)]
+    loading = [progress for progress in told if progress.phase is Phase.LOADING]
+    assert [progress.prefilled_tokens for progress in loading] == [100, *range(BLOCK, 1999, BLOCK)]
+    assert told[len(loading)].cached_tokens == 1999
+    assert all(progress.divergence is None for progress in told[len(loading) :])
 
 
 @every_kind
