@@ -180,9 +180,9 @@ class CollectedAnswer(DocumentAnswer):
 
 
 def beat_text(progress: Progress) -> str:
-    """``prefill 4096/81722 (5.0%) 271 t/s eta 286s``, ``loading 4096/81722 (5.0%)``, ``queued 2/3``, ``decode 17 tokens``.
+    """``prefill 4096/81722 (5.0%) 271 t/s eta 286s``, ``queued 2/3``, ``decode 17 tokens``.
 
-    What is loaded is KV from the disk.
+    ``loading 4096/81722 (5.0%)``: KV from the disk.
     """
     match progress.phase:
         case Phase.QUEUED:
