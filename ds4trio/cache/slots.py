@@ -108,6 +108,11 @@ class SlotTable:
         return self._tree.length(slot.id)
 
     @property
+    def cells(self) -> int:
+        """Cells of all slots."""
+        return self._tree.cells(slot.id for slot in self.slots)
+
+    @property
     def busy_cells(self) -> int:
         """Cells that cannot be given up: those of slots that are in use."""
         return self._tree.cells(slot.id for slot in self.slots if slot.busy)

@@ -24,6 +24,8 @@ log = logging.getLogger("ds4trio")
 
 LOADING_RETRY_AFTER = 2
 SIMULATED_CONTEXT = 131_072
+# Of the grace at shutdown, for KV that is still to be written.
+CLOSING_SHARE = 0.2
 # Seconds between two writes of what was answered; a kill -9 costs the next turn of these no more than a few tokens.
 FLUSH_INTERVAL = 5.0
 
@@ -100,6 +102,7 @@ class EngineHost:
             space_bytes=settings.kv_disk_space_mb * 2**20,
             bytes_per_second=settings.kv_disk_write_mb * 2**20,
             least_tokens=settings.kv_cache_min_tokens,
+            closing_seconds=CLOSING_SHARE * settings.shutdown_grace,
         )
         options = LlamaOptions(
             path=path,

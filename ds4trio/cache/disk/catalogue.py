@@ -17,6 +17,9 @@ from ds4trio.cache.disk.store import LOCK_NAME, shelf_directories
 
 __all__ = ["Conversation", "Survey", "Verdict", "clear", "survey", "verify"]
 
+ANSWERS = (".answers", ".answers.new")
+"""Files of `ds4trio.chat.replay`: what models said, private like the blocks."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
@@ -125,13 +128,19 @@ def verify(directory: Path, *, files: Files) -> Iterator[Verdict]:
 
 
 def clear(directory: Path, *, files: Files) -> int:
-    """Remove all blocks and what dead writers left: how many blocks. A running server just misses them.
+    """Remove all blocks, what dead writers left and the answers that are kept beside: how many blocks.
+
+    A running server just misses them.
 
     Blocks; raises `OSError`, and `BlockingIOError` while another process writes and does not come to an end.
     """
     handle = files.lock(directory / LOCK_NAME)
     try:
         removed = 0
+        for name in files.names(directory):
+            if name.endswith(ANSWERS):
+                with suppress(FileNotFoundError):
+                    files.remove(directory / name)
         for name in shelf_directories(files, directory):
             shelf = directory / name
             for file in files.names(shelf):

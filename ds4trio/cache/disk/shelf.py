@@ -16,11 +16,14 @@ from math import inf
 from pathlib import Path
 from threading import Lock
 
+import numpy as np
+
 from ds4trio.cache.disk.block import ID_BYTES
 from ds4trio.cache.disk.files import Files
 from ds4trio.cache.disk.format import FIRST_READ, DamagedError, Header, OtherVersionError, decode, header_size
 from ds4trio.cache.disk.index import Index, latest_rank
 from ds4trio.cache.disk.trouble import RETRY_SECONDS, Trouble
+from ds4trio.cache.memory_kind import State
 
 __all__ = ["TEMPORARY", "Shelf", "block_name", "id_of_name", "read_block", "read_header"]
 
@@ -60,7 +63,7 @@ def read_header(files: Files, path: Path, *, root: bytes, id: bytes) -> tuple[He
     return header, status.modified, status.accessed
 
 
-def read_block(files: Files, path: Path, *, root: bytes, id: bytes) -> tuple[Header, bytearray]:
+def read_block(files: Files, path: Path, *, root: bytes, id: bytes) -> tuple[Header, State]:
     """A block's header and payload, every byte verified. Raises `OSError`, `DamagedError` or `OtherVersionError`."""
     handle = files.open(path)
     try:
@@ -73,19 +76,19 @@ def read_block(files: Files, path: Path, *, root: bytes, id: bytes) -> tuple[Hea
 
 
 def _header(files: Files, handle: int, file_bytes: int, *, root: bytes, id: bytes) -> Header:
-    data = _bytes(files, handle, 0, min(FIRST_READ, file_bytes))
+    data = bytes(_bytes(files, handle, 0, min(FIRST_READ, file_bytes)))
     size = header_size(data, file_bytes)
     if size > len(data):
         data += _bytes(files, handle, len(data), size - len(data))
-    return decode(bytes(memoryview(data)[:size]), file_bytes, root=root, id=id)
+    return decode(data[:size], file_bytes, root=root, id=id)
 
 
-def _bytes(files: Files, handle: int, offset: int, count: int) -> bytearray:
-    data = bytearray(count)
-    view = memoryview(data)
+def _bytes(files: Files, handle: int, offset: int, count: int) -> memoryview:
+    # Not a bytearray: making one writes zeros to all of it, and holds the GIL meanwhile (1 ms a megabyte).
+    data = np.empty(count, np.uint8).data
     done = 0
     while done < count:
-        step = files.read(handle, offset + done, view[done:])
+        step = files.read(handle, offset + done, data[done:])
         if step == 0:
             raise DamagedError("cut short while it was read")
         done += step

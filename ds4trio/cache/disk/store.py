@@ -31,6 +31,7 @@ from ds4trio.cache.disk.format import DamagedError, OtherVersionError, Payload, 
 from ds4trio.cache.disk.index import Match
 from ds4trio.cache.disk.shelf import TEMPORARY, Shelf, read_block
 from ds4trio.cache.disk.trouble import Trouble
+from ds4trio.cache.memory_kind import State
 
 __all__ = ["LOCK_NAME", "BlockStore", "Counters", "prefill_seconds", "shelf_directories"]
 
@@ -199,7 +200,7 @@ class BlockStore:
         self._writing.over()
         return True
 
-    def read(self, block: Block) -> bytearray | None:
+    def read(self, block: Block) -> State | None:
         """The payload of a block, every byte verified, or None if it cannot be had (any more). Blocks."""
         path = self._own.path_of(block.id)
         try:

@@ -17,6 +17,7 @@ from threading import Condition
 from ds4trio.cache.disk.block import Block
 from ds4trio.cache.disk.format import Payload
 from ds4trio.cache.disk.store import BlockStore
+from ds4trio.cache.memory_kind import State
 
 __all__ = ["DiskThread"]
 
@@ -27,7 +28,7 @@ PATIENCE_SECONDS = 0.5
 BURST_SECONDS = 1.0
 """How long a quiet time counts: so many seconds' worth of bytes may be written at once."""
 
-Then = Callable[[bytearray | None], None]
+Then = Callable[[State | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,11 @@ class DiskThread:
             self._writes.append(_Write(block, payload, words, self._clock()))
             self._changed.notify()
             return True
+
+    def has_room(self, size: int) -> bool:
+        """Whether the queue would take so many bytes now."""
+        with self._changed:
+            return self._closing_at is None and (not self._queued or self._queued + size <= self._most_queued)
 
     def set_idle(self, idle: bool) -> None:
         """Say that nothing is being computed now, or that something is again. Idle, until somebody says otherwise."""
@@ -184,7 +190,7 @@ class DiskThread:
             self._queued -= len(job.payload)
 
 
-def _call(then: Then, payload: bytearray | None) -> None:
+def _call(then: Then, payload: State | None) -> None:
     try:
         then(payload)
     except Exception:

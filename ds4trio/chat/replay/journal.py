@@ -8,6 +8,7 @@ its owner's alone.
 One process writes a file. A disk that fails or is full is told once; from then on nothing is written.
 """
 
+import fcntl
 import logging
 import os
 import zlib
@@ -102,10 +103,14 @@ class Journal:
         return records
 
     def _append(self, data: bytes) -> None:
-        good = self._good or 0
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+b") as file:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_size != self._good:
+                # Another server has written to it, or somebody has removed it.
+                self._read()
+            good = self._good or 0
             file.truncate(good)
             file.seek(good)
             file.write(data if good else _MAGIC + data)

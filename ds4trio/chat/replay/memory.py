@@ -142,7 +142,8 @@ class ReplayMemory:
 
     def _records(self) -> list[Record]:
         with self._lock:
-            return list(map(_record, self._answers.values()))
+            answers = list(self._answers.values())
+        return list(map(_record, answers))  # the event loop may want the lock
 
     def _put(self, remembered: Remembered) -> None:
         key = remembered.key

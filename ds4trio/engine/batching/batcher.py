@@ -132,15 +132,16 @@ class Batcher(Generic[Row]):
 
         False: nothing could be done. Then nothing can before another request comes, one leaves, or a block has come.
         """
+        before = len(self.sequences)
         self._place_all()
-        loaded = self._load_all()
+        moved = self._load_all() or len(self.sequences) < before
         # A batch may take seconds: what is known before it starts is told before it starts.
         self._flush()
         placed = [sequence for sequence in self.sequences if sequence.slot is not None and sequence.loading is None]
         take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds if self._keeper else 0.0)
         work = [(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
         if not work:
-            return loaded
+            return moved
         owners = [sequence for sequence, _ in work]
         spans = [sequence.span(count) for sequence, count in work]
         started = self._clock()
@@ -165,7 +166,7 @@ class Batcher(Generic[Row]):
             case Outcome.SKIPPED:
                 pass
         if self._keeper is not None:
-            self._keeper.save(self.sequences)
+            self._keeper.save(self.sequences, self._clock() - started)
         return True
 
     def _load_all(self) -> bool:
@@ -187,7 +188,7 @@ class Batcher(Generic[Row]):
 
     def _place_all(self) -> None:
         short_of_cells = [sequence.priority for sequence in self.sequences if sequence.preempted]
-        for sequence in self.sequences:
+        for sequence in [*self.sequences]:  # one may end here
             if sequence.slot is not None or sequence.preempted:
                 continue
             if not sequence.begun and any(priority <= sequence.priority for priority in short_of_cells):

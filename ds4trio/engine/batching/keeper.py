@@ -39,6 +39,12 @@ LEAST_TAIL = 32
 AHEAD = 2
 """Blocks that are being read while one is put into the memory."""
 SMOOTHING = 0.3
+HOPE = 1.2
+"""How much faster the disk is believed to be each time that it was not worth asking: so it is asked again one day."""
+SAVING_SHARE = 0.5
+"""Of what the last step took: so long may saving its blocks take, but one is saved in any case."""
+ENDING_SECONDS = 0.25
+"""What saving a conversation that ends may take."""
 WORDS = 24
 """Tokens whose text says which prompt a block belongs to."""
 
@@ -58,6 +64,10 @@ class Disk(Protocol):
 
     def read(self, block: Block, then: Callable[[State | None], None]) -> None:
         """Have ``then`` called with a block's payload, in any thread; None: it cannot be had."""
+        ...
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes would be taken now."""
         ...
 
     def write(self, block: Block, payload: State, words: str) -> bool:
@@ -103,6 +113,10 @@ class Keeper(Generic[Row]):
         self._text = text
         self._clock = clock
         self._bytes_per_second = 0.0
+        self._block_bytes = 0
+        self._arrived = 0.0
+        self._refused: set[bytes] = set()
+        """Blocks that the memory does not take, although it has room."""
         self.save_seconds = 0.0
         """What copying a block out of the memory took the last time."""
 
@@ -134,12 +148,13 @@ class Keeper(Generic[Row]):
         if not loading.payloads:
             return False
         block, asked = loading.asked.popleft()
-        payload = loading.payloads.popleft()
+        payload, arrived = loading.payloads.popleft()
         end = min(block.end, loading.length)
         if payload is None:
             self.stop(sequence)
         elif self._put(block, payload, slot, range(sequence.computed, end), make_room):
-            self._measure(len(payload), self._clock() - asked)
+            self._measure(len(payload), arrived - max(asked, self._arrived))
+            self._arrived = arrived
             sequence.computed = end
             if end == loading.length:
                 self.stop(sequence)
@@ -161,6 +176,10 @@ class Keeper(Generic[Row]):
 
     def _match(self, tokens: list[int]) -> Match:
         match = self._disk.match(tokens)
+        for number, block in enumerate(match.blocks):
+            if block.id in self._refused:
+                match = Match(match.blocks[:number], block.start)
+                break
         if self._kind.window and not self._kind.whole_only and match.blocks and match.blocks[-1].end > match.length:
             # The window that a block holds is the one before its end.
             return Match(match.blocks[:-1], match.blocks[-1].start)
@@ -172,7 +191,7 @@ class Keeper(Generic[Row]):
             loading.asked.append((block, self._clock()))
 
             def then(payload: State | None) -> None:
-                loading.payloads.append(payload)
+                loading.payloads.append((payload, self._clock()))
                 self._wake()
 
             self._disk.read(block, then)
@@ -188,7 +207,12 @@ class Keeper(Generic[Row]):
                     return True
             elif self._memory.append(slot.id, start, end, payload):
                 return True
-            if not make_room(len(positions)):
+            needed = end if block.whole else len(positions)
+            if not self._kind.window and self._memory.cells - self._slots.cells >= needed:
+                # It is not for want of cells, and would not be the next time. (Sliding layers have cells of their own.)
+                self._refused.add(block.id)
+                return False
+            if not make_room(needed):
                 return False
 
     def _pays(self, blocks: tuple[Block, ...], start: int, end: int) -> bool:
@@ -196,7 +220,10 @@ class Keeper(Generic[Row]):
         computing = self._seconds(start, end - start)
         if not computing or not self._bytes_per_second:
             return True
-        return sum(block.size for block in blocks) / self._bytes_per_second < computing
+        if sum(block.size for block in blocks) / self._bytes_per_second < computing:
+            return True
+        self._bytes_per_second *= HOPE
+        return False
 
     def _measure(self, size: int, seconds: float) -> None:
         rate = size / max(seconds, 1e-6)
@@ -204,12 +231,19 @@ class Keeper(Generic[Row]):
 
     # --- to the disk --------------------------------------------------------------------------------------------------
 
-    def save(self, sequences: Iterable[Sequence[Row]]) -> None:
-        """Copy one block that is full out of the memory, if there is one that the disk has not."""
-        for sequence in sequences:
-            if sequence.slot is None or sequence.loading is not None or sequence.computed < self._least:
-                continue
-            if not self._kind.whole_only and self._next(sequence, sequence.slot, sequence.computed):
+    def save(self, sequences: Iterable[Sequence[Row]], step_seconds: float) -> None:
+        """Copy blocks that are full out of the memory, those that the disk has not: one of each sequence in turn."""
+        if self._kind.whole_only:
+            return
+        until = self._clock() + SAVING_SHARE * step_seconds
+        due = [
+            sequence
+            for sequence in sequences
+            if sequence.slot is not None and sequence.loading is None and sequence.computed >= self._least
+        ]
+        while due:
+            due = [sequence for sequence in due if sequence.slot is not None and self._next(sequence, sequence.slot)]
+            if self._clock() >= until:
                 return
 
     def checkpoint(self, sequence: Sequence[Row]) -> None:
@@ -235,7 +269,8 @@ class Keeper(Generic[Row]):
             if not sequence.answering and sequence.computed - sequence.kept_until >= BLOCK:
                 self._whole(sequence)
             return
-        while self._next(sequence, slot, sequence.computed):
+        until = self._clock() + ENDING_SECONDS
+        while self._next(sequence, slot) and self._clock() < until:
             pass
         if not sequence.answering:
             self._tail(sequence.chain, slot, sequence.tokens[: sequence.computed])
@@ -259,9 +294,9 @@ class Keeper(Generic[Row]):
                     break
             self._tail(chain, slot, tokens)
 
-    def _next(self, sequence: Sequence[Row], slot: Slot, computed: int) -> bool:
+    def _next(self, sequence: Sequence[Row], slot: Slot) -> bool:
         """Save the next full block of a sequence; False: there is none, or not now."""
-        while (start := BLOCK * len(sequence.chain)) + BLOCK <= computed:
+        while (start := BLOCK * len(sequence.chain)) + BLOCK <= sequence.computed:
             tokens = sequence.tokens[start : start + BLOCK]
             before = len(sequence.chain)
             written = self._block(sequence.chain, slot, start, tokens, sequence.tokens)
@@ -293,13 +328,16 @@ class Keeper(Generic[Row]):
             self._write(block, payload, tokens)
 
     def _payload(self, slot: Slot, start: int, end: int) -> State | None:
-        """The KV of some positions; None where the window before their end is not there any more."""
+        """The KV of some positions; None where the disk is behind, or the window before their end is gone."""
+        if not self._disk.has_room(self._block_bytes):
+            return None
         window = self._kind.window
         if window and self._memory.first_position(slot.id) > max(start, end - window + 1):
             return None
         began = self._clock()
         payload = self._memory.save_range(slot.id, start, end)
         self.save_seconds = self._clock() - began
+        self._block_bytes = len(payload)
         return payload
 
     def _whole(self, sequence: Sequence[Row]) -> None:

@@ -71,14 +71,14 @@ Update = Progress | TextDelta | Finished | EngineError | Released
 class Loading:
     """Blocks that come from the disk, ``length`` tokens in all: to be read, being read (since when), and come.
 
-    The disk's thread appends to ``payloads``; None is a block that cannot be had.
+    The disk's thread appends to ``payloads``, each with the time; None is a block that cannot be had.
     """
 
     blocks: tuple[Block, ...]
     length: int
     waiting: deque[Block]
     asked: deque[tuple[Block, float]] = field(default_factory=deque)
-    payloads: deque[State | None] = field(default_factory=deque)
+    payloads: deque[tuple[State | None, float]] = field(default_factory=deque)
 
 
 @dataclass(slots=True, eq=False)

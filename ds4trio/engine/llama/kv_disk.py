@@ -1,5 +1,7 @@
 """The disk of an open model: which KV on it fits this model, and the thread that reads and writes it."""
 
+import glob
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -17,36 +19,51 @@ __all__ = ["DiskOptions", "ModelDisk", "fingerprint"]
 HEAD_BYTES = 16 * 2**20
 SAMPLES = 64
 SAMPLE_BYTES = 64 * 2**10
-CLOSING_SECONDS = 3.0
-"""For what is to be written when the server stops; most of it was written before."""
+TWO_ROPES = b"rope.scaling.original_context_length"
+PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiskOptions:
-    """Where KV is kept, how much of it, and how fast it may be written; no prompt of fewer than ``least_tokens``."""
+    """Where KV is kept, how much of it, and how fast it may be written; no prompt of fewer than ``least_tokens``.
+
+    When the engine is closed, what is still to be written has ``closing_seconds``; most of it was written before.
+    """
 
     directory: Path
     space_bytes: int
     bytes_per_second: float
     least_tokens: int
+    closing_seconds: float = 1.0
 
 
-def fingerprint(path: Path, options: ContextOptions) -> bytes:
-    """A hash of all that makes the KV of a model unfit for another: its file, the cache's types, llama.cpp's version.
+def fingerprint(path: Path, options: ContextOptions, *, n_gpu_layers: int) -> bytes:
+    """A hash of all that makes the KV of a model unfit for another.
 
-    Reads about 20 MB of the file. Blocks; raises `OSError`.
+    That is its file, or files, the cache's types, llama.cpp's version, and what may decide how the cache is laid out.
+    Models with two sets of rope factors choose one by the context's length. Reads about 20 MB of each file. Blocks;
+    raises `OSError`.
     """
     digest = blake2b(digest_size=16)
-    layout = (version("llama-cpp-python"), options.kv_type_k, options.kv_type_v, options.flash_attention)
-    digest.update("\0".join(layout).encode())
-    with path.open("rb") as file:
-        size = path.stat().st_size
-        digest.update(size.to_bytes(8, "little"))
-        digest.update(file.read(HEAD_BYTES))
-        for sample in range(SAMPLES):
-            file.seek(max(0, (sample + 1) * size // SAMPLES - SAMPLE_BYTES))
-            digest.update(file.read(SAMPLE_BYTES))
+    layout = (version("llama-cpp-python"), options.kv_type_k, options.kv_type_v, options.flash_attention, n_gpu_layers)
+    digest.update(repr(layout).encode())
+    for part in _parts(path):
+        with part.open("rb") as file:
+            size = part.stat().st_size
+            head = file.read(HEAD_BYTES)
+            digest.update(size.to_bytes(8, "little") + head)
+            if TWO_ROPES in head:
+                digest.update(options.context_length.to_bytes(8, "little"))
+            for sample in range(SAMPLES):
+                file.seek(max(0, (sample + 1) * size // SAMPLES - SAMPLE_BYTES))
+                digest.update(file.read(SAMPLE_BYTES))
     return digest.digest()
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a model that was split, which says so in their names."""
+    match = PART.fullmatch(path.name)
+    return sorted(path.parent.glob(f"{glob.escape(match[1])}-*-of-{match[2]}.gguf")) if match else [path]
 
 
 class ModelDisk:
@@ -57,6 +74,7 @@ class ModelDisk:
             options.directory, fingerprint=fingerprint, space_bytes=options.space_bytes, model=model
         )
         self._thread = DiskThread(self._store, bytes_per_second=options.bytes_per_second)
+        self._closing_seconds = options.closing_seconds
         self.root = self._store.root
 
     def open(self) -> None:
@@ -69,7 +87,7 @@ class ModelDisk:
 
     def close(self) -> None:
         """Let `run` end soon: what is queued is still written, as far as there is time. Does not block."""
-        self._thread.close(deadline=CLOSING_SECONDS)
+        self._thread.close(deadline=self._closing_seconds)
 
     def set_idle(self, idle: bool) -> None:
         """Say whether nothing is being computed, which is when writing disturbs least."""
@@ -86,6 +104,10 @@ class ModelDisk:
     def read(self, block: Block, then: Callable[[State | None], None]) -> None:
         """See `Disk.read`."""
         self._thread.read(block, then)
+
+    def has_room(self, size: int) -> bool:
+        """See `Disk.has_room`."""
+        return self._thread.has_room(size)
 
     def write(self, block: Block, payload: State, words: str) -> bool:
         """See `Disk.write`."""

@@ -124,7 +124,8 @@ class Worker:
             kept = KEPT if model.memory.checkpoint is None else KEPT_WITH_STATE
             sizes = replace(sizes, sequences=sizes.sequences + kept)
             with open_context(model, sizes, self._abort) as context:
-                identity = fingerprint(Path(options.path), sizes)
+                settled = replace(sizes, context_length=context.cells)
+                identity = fingerprint(Path(options.path), settled, n_gpu_layers=options.n_gpu_layers)
                 disk = self._open_disk(identity)
                 info = _describe(model, context, options.name, identity)
                 loaded = Loaded(info, model, GrammarCompiler(model), disk)

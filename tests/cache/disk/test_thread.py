@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ds4trio.cache import State
 from ds4trio.cache.disk import Block, BlockStore, DiskThread
 from ds4trio.cache.disk import thread as thread_module
 from ds4trio.cache.disk.format import Payload
@@ -40,7 +41,7 @@ class Recorder(BlockStore):
         assert self.gate.wait(WAIT)
         return super().write(block, payload, words=words)
 
-    def read(self, block: Block) -> bytearray | None:
+    def read(self, block: Block) -> State | None:
         self.asked.append(f"read {block.tokens[0]}")
         return super().read(block)
 
@@ -49,16 +50,16 @@ class Answers:
     """Takes payloads in the disk's thread and hands them to the test."""
 
     def __init__(self) -> None:
-        self.got: list[bytearray | None] = []
+        self.got: list[State | None] = []
         self.threads: list[threading.Thread] = []
         self._there = threading.Semaphore(0)
 
-    def __call__(self, payload: bytearray | None) -> None:
+    def __call__(self, payload: State | None) -> None:
         self.got.append(payload)
         self.threads.append(threading.current_thread())
         self._there.release()
 
-    def wait(self) -> bytearray | None:
+    def wait(self) -> State | None:
         assert self._there.acquire(timeout=WAIT)
         return self.got[-1]
 
@@ -240,7 +241,7 @@ def test_an_answer_that_is_not_taken_does_not_end_the_thread() -> None:
     store, answers = Recorder(), Answers()
     disk = DiskThread(store)
 
-    def refuse(payload: bytearray | None) -> None:
+    def refuse(payload: State | None) -> None:
         raise RuntimeError("the event loop is gone")
 
     with running(disk):

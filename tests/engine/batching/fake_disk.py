@@ -23,6 +23,7 @@ class FakeDisk:
     written_bytes: int = 0
     pinned: list[bytes] = field(default_factory=list)
     reads: list[tuple[Block, Callable[[State | None], None]]] = field(default_factory=list)
+    asked: list[bytes] = field(default_factory=list)
     index: Index = field(init=False)
 
     def __post_init__(self) -> None:
@@ -39,6 +40,7 @@ class FakeDisk:
         return Block(id=id, parent=parent, start=start, tokens=own, whole=whole, seconds=1.0)
 
     def read(self, block: Block, then: Callable[[State | None], None]) -> None:
+        self.asked.append(block.id)
         self.reads.append((block, then))
         if not self.slow:
             self.deliver()
@@ -48,6 +50,9 @@ class FakeDisk:
         block, then = self.reads.pop(0)
         payload = self.payloads.get(block.id)
         then(bytearray(payload) if payload is not None else None)
+
+    def has_room(self, size: int) -> bool:
+        return not self.full
 
     def write(self, block: Block, payload: State, words: str) -> bool:
         if self.full:

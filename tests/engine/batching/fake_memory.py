@@ -66,7 +66,7 @@ class FakeMemory:
         self.ubatch = ubatch
         self.now = 0.0
         self.batches: list[Batch] = []
-        self.saves = 0
+        self.saves = self.ranges = 0
         self.cancel_before: Cancellable | None = None
         self.cancel_within: Cancellable | None = None
         self.fail_next = False
@@ -192,6 +192,7 @@ class FakeMemory:
         self._known(sequence_id)
         assert not self.kind.whole_only, "only whole sequences can be had"
         assert end <= self._cells.end(sequence_id), "more than there is"
+        self.ranges += 1
         tokens = self._cells.tokens(sequence_id)[start:end]
         sliding = self._sliding.range(sequence_id, start, end) if self._slides else {}
         pairs = (number for pair in sliding.items() for number in pair)

@@ -9,6 +9,7 @@ from tests.engine.batching import bench as clients
 from tests.engine.batching.bench import Bench, tokens_of
 from tests.engine.batching.fake_disk import FakeDisk
 from tests.engine.batching.fake_memory import KINDS
+from tests.engine.batching.machines import gpu
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 in_blocks = pytest.mark.parametrize("kind", [KINDS["full"], KINDS["sliding"]], ids=["full", "sliding"])
@@ -156,6 +157,62 @@ def test_while_a_prompt_comes_from_the_disk_others_are_computed(kind: MemoryKind
     after.run()
     again.check()
     assert again.cached == (1792 if in_windows(kind) else 1999)
+
+
+@in_blocks
+def test_large_steps_are_kept_as_a_whole(kind: MemoryKind) -> None:
+    disk, prompt = FakeDisk(), tokens_of(1, 8000)
+    bench = Bench(kind, cells=9000, ubatch=2048, machine=gpu, disk=disk)
+    one = bench.ask(prompt)
+    bench.until(lambda: one.request.computed > 6000)
+    computed = one.request.computed
+    assert disk.match(prompt).length > computed - BLOCK
+
+
+def test_a_queue_that_is_full_costs_no_copies() -> None:
+    bench = Bench(KINDS["full"], disk=FakeDisk(full=True))
+    bench.ask(tokens_of(1, 2000), most=50)
+    bench.run()
+    assert bench.memory.ranges == 0
+
+
+def test_a_block_that_the_memory_refuses_costs_nobody_his_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, prompt = FakeDisk(), tokens_of(1, 2000)
+    before = Bench(KINDS["full"], disk=disk)
+    before.ask(prompt)
+    before.run()
+    after = Bench(KINDS["full"], disk=disk)
+    other = after.ask(tokens_of(2, 300))
+    after.run()
+    monkeypatch.setattr(after.memory, "append", lambda *_: False)
+    again = after.ask(prompt)
+    after.run()
+    again.check()
+    assert again.cached == 0
+    assert after.batcher._slots.match(other.prompt).reusable >= 299
+    reads = len(disk.asked)
+    after.ask([*prompt, *tokens_of(3, 300)])
+    after.run()
+    assert len(disk.asked) == reads, "it is not read again"
+
+
+def test_a_disk_that_was_slow_once_is_asked_again_one_day() -> None:
+    disk, prompt = FakeDisk(), tokens_of(1, 2000)
+    before = Bench(KINDS["full"], cells=100_000, disk=disk, machine=gpu)
+    before.ask(prompt)
+    before.run()
+    after = Bench(KINDS["full"], cells=100_000, disk=disk, machine=gpu)
+    assert after.batcher._keeper is not None
+    after.batcher._keeper._bytes_per_second = 1.0
+    for number in range(200):
+        again = after.ask([*prompt[: 2000 - number], *tokens_of(9, 10)])
+        after.run()
+        after.batcher._slots.give_up(10**6)
+        for slot in after.batcher._slots.slots:
+            after.batcher._forget(slot)
+        if again.cached:
+            return
+    raise AssertionError("never")
 
 
 def test_what_comes_from_the_disk_is_told_as_such_and_is_no_miss() -> None:

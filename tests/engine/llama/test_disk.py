@@ -93,12 +93,21 @@ def test_the_fingerprint_is_another_one_for_another_model_or_another_cache(tmp_p
     options = ContextOptions(
         context_length=4096, sequences=4, ubatch=64, threads=1, flash_attention="auto", kv_type_k="f16", kv_type_v="f16"
     )
-    one, other = tmp_path / "one.gguf", tmp_path / "other.gguf"
-    one.write_bytes(bytes(40 * 2**20))
-    other.write_bytes(bytes(40 * 2**20))
-    assert fingerprint(one, options) == fingerprint(other, replace(options, context_length=8192, threads=2))
-    assert fingerprint(one, options) != fingerprint(one, replace(options, kv_type_k="q8_0"))
-    with other.open("r+b") as file:
-        file.seek(-100, 2)
-        file.write(b"another weight")
-    assert fingerprint(one, options) != fingerprint(other, options)
+
+    def identity(name: str, **changed: str | int) -> bytes:
+        return fingerprint(tmp_path / name, replace(options, **changed), n_gpu_layers=0)  # type: ignore[arg-type]
+
+    for name in ("one.gguf", "other.gguf", "phi.gguf", "large-00001-of-00002.gguf", "large-00002-of-00002.gguf"):
+        (tmp_path / name).write_bytes(bytes(20 * 2**20))
+    assert identity("one.gguf") == identity("other.gguf", context_length=8192, threads=2)
+    assert identity("one.gguf") != identity("one.gguf", kv_type_k="q8_0")
+    with (tmp_path / "phi.gguf").open("r+b") as file:
+        file.write(b"phi3.rope.scaling.original_context_length")
+    assert identity("phi.gguf") != identity("phi.gguf", context_length=8192), "it has other rope factors there"
+    split = identity("large-00001-of-00002.gguf")
+    for name in ("other.gguf", "large-00002-of-00002.gguf"):
+        with (tmp_path / name).open("r+b") as file:
+            file.seek(-100, 2)
+            file.write(b"another weight")
+    assert identity("one.gguf") != identity("other.gguf")
+    assert identity("large-00001-of-00002.gguf") != split
