@@ -269,7 +269,7 @@ class ModelInfo:
     ``context_length`` is the number of tokens that prompt and answer may have together, ``trained_context_length``
     what the model was made for. ``chat_template`` is Jinja source, or None where the file has none.
     ``special_tokens`` maps the text of every control and user-defined token to its id; ``control_tokens`` are the texts
-    of the former. ``fingerprint`` is another one for another file, in hex; empty where there is none.
+    of the former. ``fingerprint`` is another one for another file, in hex; empty where nothing is kept on disk.
     """
 
     name: str

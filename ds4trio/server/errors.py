@@ -1,7 +1,6 @@
 """From whatever went wrong to an answer in the protocol's shape: never a traceback, never an HTML page."""
 
 import logging
-import traceback
 
 from quart import Response
 from werkzeug.exceptions import HTTPException
@@ -15,6 +14,7 @@ from ds4trio.api.errors import (
 )
 from ds4trio.chat import TemplateFailedError, UnenforceableError
 from ds4trio.engine import EngineError, EngineStoppedError, GrammarError, QueueFullError
+from ds4trio.engine.breakdown import breakdown
 
 __all__ = ["UnsupportedMediaTypeError", "api_error", "error_response", "first_leaf", "log_breakdown"]
 
@@ -96,5 +96,4 @@ def first_leaf(group: BaseException) -> BaseException:
 
 def log_breakdown(error: BaseException) -> None:
     """Log where a fault of the server is and of what kind, but not its message: that may quote a prompt."""
-    leaf = first_leaf(error)
-    log.error("a request broke down: %s\n%s", type(leaf).__name__, "".join(traceback.format_tb(leaf.__traceback__)))
+    log.error("a request broke down: %s", breakdown(first_leaf(error)))

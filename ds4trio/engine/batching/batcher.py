@@ -15,7 +15,6 @@ No thread, no mailbox, no llama.cpp: `Memory` is what computes, and a test's may
 
 import logging
 import time
-import traceback
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -26,6 +25,7 @@ from ds4trio.engine.batching.keeper import Disk, Keeper
 from ds4trio.engine.batching.memory import Memory, Outcome
 from ds4trio.engine.batching.scheduler import Scheduler
 from ds4trio.engine.batching.sequence import Released, Sequence, Update
+from ds4trio.engine.breakdown import breakdown
 
 __all__ = ["Batcher", "borders"]
 
@@ -466,7 +466,6 @@ class Batcher(Generic[Row]):
         if sequence.slot is not None:
             self._book(sequence)
             if self._keeper is not None:
-                self._keeper.stop(sequence)
                 self._keeper.ended(sequence)
             self._slots.release(sequence.slot)
             sequence.slot = None
@@ -480,6 +479,5 @@ def _failure(error: Exception) -> EngineError:
     if isinstance(error, EngineError):
         log.info("a request failed: %s", error, exc_info=error.__cause__)
         return error
-    places = "".join(traceback.format_tb(error.__traceback__))
-    log.error("an answer could not be continued: %s\n%s", type(error).__name__, places)
+    log.error("an answer could not be continued: %s", breakdown(error))
     return EngineError(f"the answer could not be continued ({type(error).__name__}); this is a defect of the server")

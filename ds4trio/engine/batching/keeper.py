@@ -237,12 +237,16 @@ class Keeper(Generic[Row]):
             return
         until = self._clock() + SAVING_SHARE * step_seconds
         due = [
-            sequence
+            (sequence, sequence.slot)
             for sequence in sequences
             if sequence.slot is not None and sequence.loading is None and sequence.computed >= self._least
         ]
         while due:
-            due = [sequence for sequence in due if sequence.slot is not None and self._next(sequence, sequence.slot)]
+            due = [
+                (sequence, slot)
+                for sequence, slot in due
+                if self._next(sequence.chain, slot, sequence.tokens, sequence.computed)
+            ]
             if self._clock() >= until:
                 return
 
@@ -262,6 +266,7 @@ class Keeper(Generic[Row]):
 
     def ended(self, sequence: Sequence[Row]) -> None:
         """Keep what a sequence leaves behind that ends now: full blocks, and all of a prefill that was given up."""
+        self.stop(sequence)
         slot = sequence.slot
         if slot is None or sequence.computed < self._least:
             return
@@ -270,10 +275,10 @@ class Keeper(Generic[Row]):
                 self._whole(sequence)
             return
         until = self._clock() + ENDING_SECONDS
-        while self._next(sequence, slot) and self._clock() < until:
+        while self._next(sequence.chain, slot, sequence.tokens, sequence.computed) and self._clock() < until:
             pass
         if not sequence.answering:
-            self._tail(sequence.chain, slot, sequence.tokens[: sequence.computed])
+            self._block(sequence.chain, slot, sequence.tokens, sequence.computed, tail=True)
 
     def close(self) -> None:
         """Keep the ends of all conversations, before the server stops. All slots are idle."""
@@ -285,47 +290,40 @@ class Keeper(Generic[Row]):
             if match.length == len(tokens):
                 continue
             if self._kind.whole_only:
-                if (block := self._disk.missing(self._disk.root, 0, tokens, whole=True)) is not None:
-                    self._write(block, self._memory.save(slot.id, whole=True), tokens)
+                self._state(slot, tokens)
                 continue
             chain = _full(match)
-            for start in range(BLOCK * len(chain), len(tokens) - BLOCK + 1, BLOCK):
-                if not self._block(chain, slot, start, tokens[start : start + BLOCK], tokens):
-                    break
-            self._tail(chain, slot, tokens)
+            while self._next(chain, slot, tokens, len(tokens)):
+                pass
+            self._block(chain, slot, tokens, len(tokens), tail=True)
 
-    def _next(self, sequence: Sequence[Row], slot: Slot) -> bool:
-        """Save the next full block of a sequence; False: there is none, or not now."""
-        while (start := BLOCK * len(sequence.chain)) + BLOCK <= sequence.computed:
-            tokens = sequence.tokens[start : start + BLOCK]
-            before = len(sequence.chain)
-            written = self._block(sequence.chain, slot, start, tokens, sequence.tokens)
-            if written or len(sequence.chain) == before:
-                return written
-        return False
+    def _next(self, chain: list[bytes], slot: Slot, tokens: list[int], computed: int) -> bool:
+        """Save the next full block behind ``chain`` of what is computed; False: there is none, or not now."""
+        while True:
+            before = len(chain)
+            if self._block(chain, slot, tokens, computed):
+                return True
+            if len(chain) == before:
+                return False
 
-    def _block(self, chain: list[bytes], slot: Slot, start: int, tokens: list[int], prompt: list[int]) -> bool:
-        """Have a full block on disk, and its id in ``chain``; True if it had to be written."""
-        parent = chain[-1] if chain else self._disk.root
-        block = self._disk.missing(parent, start, tokens)
-        if block is None:
-            chain.append(block_id(parent, array(TOKEN, tokens)))
-            return False
-        payload = self._payload(slot, start, block.end)
-        if payload is None or not self._write(block, payload, prompt):
-            return False
-        chain.append(block.id)
-        return True
+    def _block(self, chain: list[bytes], slot: Slot, tokens: list[int], computed: int, *, tail: bool = False) -> bool:
+        """Have the block behind ``chain`` on disk, or the ``tail`` that is not full; True if it had to be written.
 
-    def _tail(self, chain: list[bytes], slot: Slot, tokens: list[int]) -> None:
-        """Keep the block at the end of ``tokens`` that is not full."""
+        The id of a full one is in ``chain`` then, whoever has written it.
+        """
         start = BLOCK * len(chain)
-        own = tokens[start : start + BLOCK]
-        if not LEAST_TAIL <= len(own) < BLOCK:
-            return
-        block = self._disk.missing(chain[-1] if chain else self._disk.root, start, own)
-        if block is not None and (payload := self._payload(slot, start, block.end)) is not None:
-            self._write(block, payload, tokens)
+        own = tokens[start : min(start + BLOCK, computed)]
+        if len(own) < (LEAST_TAIL if tail else BLOCK) or (tail and len(own) == BLOCK):
+            return False
+        parent = chain[-1] if chain else self._disk.root
+        block = self._disk.missing(parent, start, own)
+        if block is not None:
+            payload = self._payload(slot, start, block.end)
+            if payload is None or not self._write(block, payload, tokens):
+                return False
+        if not tail:
+            chain.append(block.id if block is not None else block_id(parent, array(TOKEN, own)))
+        return block is not None
 
     def _payload(self, slot: Slot, start: int, end: int) -> State | None:
         """The KV of some positions; None where the disk is behind, or the window before their end is gone."""
@@ -342,11 +340,14 @@ class Keeper(Generic[Row]):
 
     def _whole(self, sequence: Sequence[Row]) -> None:
         assert sequence.slot is not None
-        tokens = sequence.tokens[: sequence.computed]
-        block = self._disk.missing(self._disk.root, 0, tokens, whole=True)
-        if block is None or self._write(block, self._memory.save(sequence.slot.id, whole=True), tokens):
+        if self._state(sequence.slot, sequence.tokens[: sequence.computed]):
             sequence.kept_until = sequence.computed
             sequence.written += sequence.computed
+
+    def _state(self, slot: Slot, tokens: list[int]) -> bool:
+        """Have the whole state of a slot that holds ``tokens`` on disk; False: not now."""
+        block = self._disk.missing(self._disk.root, 0, tokens, whole=True)
+        return block is None or self._write(block, self._memory.save(slot.id, whole=True), tokens)
 
     def _write(self, block: Block, payload: State, tokens: list[int]) -> bool:
         words = " ".join(self._text(tokens[:WORDS]).split()) if block.start == 0 else ""

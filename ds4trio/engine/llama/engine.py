@@ -2,7 +2,6 @@
 
 import logging
 import time
-import traceback
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from ds4trio.engine.base import (
     Tokenizer,
 )
 from ds4trio.engine.batching import Released, Sequence, Update, Writer
+from ds4trio.engine.breakdown import breakdown
 from ds4trio.engine.llama.context import ContextOptions, Logits
 from ds4trio.engine.llama.continuation import Continuation
 from ds4trio.engine.llama.grammar import Grammar
@@ -322,9 +322,8 @@ async def open_llama_engine(
         for call in calls:
             try:
                 call()
-            except Exception as error:  # its message may quote a prompt
-                places = "".join(traceback.format_tb(error.__traceback__))
-                log.error("what listens to the engine failed: %s\n%s", type(error).__name__, places)
+            except Exception as error:
+                log.error("what listens to the engine failed: %s", breakdown(error))
 
     def hear(news: LoadProgress | Loaded) -> None:
         if isinstance(news, LoadProgress):

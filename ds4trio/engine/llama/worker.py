@@ -124,9 +124,7 @@ class Worker:
             kept = KEPT if model.memory.checkpoint is None else KEPT_WITH_STATE
             sizes = replace(sizes, sequences=sizes.sequences + kept)
             with open_context(model, sizes, self._abort) as context:
-                settled = replace(sizes, context_length=context.cells)
-                identity = fingerprint(Path(options.path), settled, n_gpu_layers=options.n_gpu_layers)
-                disk = self._open_disk(identity)
+                disk, identity = self._open_disk(replace(sizes, context_length=context.cells))
                 info = _describe(model, context, options.name, identity)
                 loaded = Loaded(info, model, GrammarCompiler(model), disk)
                 self._post([lambda: on_load(loaded)])
@@ -136,12 +134,15 @@ class Worker:
                     if disk is not None:
                         disk.close()
 
-    def _open_disk(self, identity: bytes) -> ModelDisk | None:
-        if self._options.disk is None:
-            return None
-        disk = ModelDisk(self._options.disk, model=self._options.name, fingerprint=identity)
+    def _open_disk(self, settled: ContextOptions) -> tuple[ModelDisk | None, bytes]:
+        """The disk, and the fingerprint of what may be kept on it: nothing where nothing is kept."""
+        options = self._options
+        if options.disk is None:
+            return None, b""
+        identity = fingerprint(Path(options.path), settled, n_gpu_layers=options.n_gpu_layers)
+        disk = ModelDisk(options.disk, model=options.name, fingerprint=identity)
         disk.open()
-        return disk
+        return disk, identity
 
     def _serve(self, model: Model, context: Context, sizes: ContextOptions, disk: ModelDisk | None) -> None:
         self._batcher = batcher = Batcher(

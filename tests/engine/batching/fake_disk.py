@@ -2,7 +2,7 @@
 
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ds4trio.cache import State
 from ds4trio.cache.disk import Block, Match, block_id, root_id
@@ -59,16 +59,7 @@ class FakeDisk:
             return False
         self.payloads[block.id] = bytes(payload)
         self.written_bytes += len(payload)
-        sized = Block(
-            id=block.id,
-            parent=block.parent,
-            start=block.start,
-            tokens=block.tokens,
-            whole=block.whole,
-            seconds=1.0,
-            size=len(payload),
-        )
-        self.index.add(sized, rank=0.0, used=0.0)
+        self.index.add(replace(block, size=len(payload)), rank=0.0, used=0.0)
         return True
 
     def lose(self, block: Block) -> None:

@@ -8,11 +8,8 @@ from ds4trio.engine.batching import Extension, Outcome
 from ds4trio.engine.batching.batcher import CHECKPOINT_EVERY, LAST_TURNS, borders
 from tests.engine.batching.bench import STALL, Bench, Client, Writer, answer, talkative, tokens_of
 from tests.engine.batching.fake_memory import KINDS, WINDOW, Batch, History
+from tests.engine.batching.kinds import every_kind, that_roll_back, whole_only
 from tests.engine.batching.machines import gpu, measured_cpu, slow_cpu
-
-every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-that_roll_back = pytest.mark.parametrize("kind", [KINDS["full"], KINDS["sliding"]], ids=["full", "sliding"])
-whole_only = pytest.mark.parametrize("kind", [KINDS["hybrid"], KINDS["deepseek4"]], ids=["hybrid", "deepseek4"])
 
 
 def outcomes(bench: Bench) -> list[Outcome]:

@@ -3,36 +3,37 @@
 import pytest
 
 from ds4trio.cache import MemoryKind
+from ds4trio.cache.disk import Match
 from ds4trio.engine.base import Phase, Progress
 from ds4trio.engine.batching.keeper import BLOCK
 from tests.engine.batching import bench as clients
 from tests.engine.batching.bench import Bench, tokens_of
 from tests.engine.batching.fake_disk import FakeDisk
 from tests.engine.batching.fake_memory import KINDS
+from tests.engine.batching.kinds import every_kind, that_roll_back
 from tests.engine.batching.machines import gpu
 
-every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-in_blocks = pytest.mark.parametrize("kind", [KINDS["full"], KINDS["sliding"]], ids=["full", "sliding"])
-in_states = pytest.mark.parametrize("kind", [KINDS["hybrid"], KINDS["deepseek4"]], ids=["hybrid", "deepseek4"])
+pytestmark = pytest.mark.usefixtures("long_answers")
+
+
+def left_by(kind: MemoryKind, prompt: list[int]) -> FakeDisk:
+    """What a server leaves on disk that has answered a prompt and stopped."""
+    disk = FakeDisk()
+    bench = Bench(kind, disk=disk)
+    bench.ask(prompt)
+    bench.run()
+    bench.batcher.close()
+    return disk
 
 
 def in_windows(kind: MemoryKind) -> bool:
     return bool(kind.window) and not kind.whole_only
 
 
-@pytest.fixture(autouse=True)
-def _answers_are_as_long_as_they_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "END", 10**9)
-    monkeypatch.setattr(clients, "FRAME", 10**9)
-
-
 @every_kind
 def test_after_a_restart_a_prompt_is_not_computed_again(kind: MemoryKind) -> None:
-    disk, prompt = FakeDisk(), tokens_of(1, 2500)
-    before = Bench(kind, disk=disk)
-    before.ask(prompt)
-    before.run()
-    before.batcher.close()
+    prompt = tokens_of(1, 2500)
+    disk = left_by(kind, prompt)
     after = Bench(kind, disk=disk)
     again = after.ask(prompt)
     after.run()
@@ -43,7 +44,7 @@ def test_after_a_restart_a_prompt_is_not_computed_again(kind: MemoryKind) -> Non
     assert not disk.pinned
 
 
-@in_blocks
+@that_roll_back
 def test_what_a_kill_costs_is_the_block_that_was_being_filled(kind: MemoryKind) -> None:
     disk, prompt = FakeDisk(), tokens_of(1, 2500)
     killed = Bench(kind, disk=disk)
@@ -123,11 +124,8 @@ def test_an_edited_prompt_takes_what_is_before_the_edit(kind: MemoryKind) -> Non
 
 @every_kind
 def test_a_block_that_cannot_be_had_is_computed(kind: MemoryKind) -> None:
-    disk, prompt = FakeDisk(), tokens_of(1, 2000)
-    before = Bench(kind, disk=disk)
-    before.ask(prompt)
-    before.run()
-    before.batcher.close()
+    prompt = tokens_of(1, 2000)
+    disk = left_by(kind, prompt)
     blocks = disk.match(prompt).blocks
     disk.lose(blocks[len(blocks) // 2])
     after = Bench(kind, disk=disk)
@@ -140,11 +138,8 @@ def test_a_block_that_cannot_be_had_is_computed(kind: MemoryKind) -> None:
 
 @every_kind
 def test_while_a_prompt_comes_from_the_disk_others_are_computed(kind: MemoryKind) -> None:
-    disk, prompt = FakeDisk(), tokens_of(1, 2000)
-    before = Bench(kind, disk=disk)
-    before.ask(prompt)
-    before.run()
-    before.batcher.close()
+    prompt = tokens_of(1, 2000)
+    disk = left_by(kind, prompt)
     disk.slow = True
     after = Bench(kind, disk=disk)
     again, other = after.ask(prompt), after.ask(tokens_of(2, 100))
@@ -159,7 +154,7 @@ def test_while_a_prompt_comes_from_the_disk_others_are_computed(kind: MemoryKind
     assert again.cached == (1792 if in_windows(kind) else 1999)
 
 
-@in_blocks
+@that_roll_back
 def test_large_steps_are_kept_as_a_whole(kind: MemoryKind) -> None:
     disk, prompt = FakeDisk(), tokens_of(1, 8000)
     bench = Bench(kind, cells=9000, ubatch=2048, machine=gpu, disk=disk)
@@ -216,11 +211,8 @@ def test_a_disk_that_was_slow_once_is_asked_again_one_day() -> None:
 
 
 def test_what_comes_from_the_disk_is_told_as_such_and_is_no_miss() -> None:
-    disk, prompt = FakeDisk(), tokens_of(1, 2000)
-    before = Bench(KINDS["full"], disk=disk)
-    before.ask(prompt)
-    before.run()
-    before.batcher.close()
+    prompt = tokens_of(1, 2000)
+    disk = left_by(KINDS["full"], prompt)
     after = Bench(KINDS["full"], disk=disk)
     after.ask([*prompt[:100], *tokens_of(2, 700)])  # from here on the prompt differs, as far as memory goes
     after.run()
@@ -235,11 +227,8 @@ def test_what_comes_from_the_disk_is_told_as_such_and_is_no_miss() -> None:
 
 @every_kind
 def test_who_leaves_while_its_prompt_comes_from_the_disk_leaves_what_has_come(kind: MemoryKind) -> None:
-    disk, prompt = FakeDisk(), tokens_of(1, 2000)
-    before = Bench(kind, disk=disk)
-    before.ask(prompt)
-    before.run()
-    before.batcher.close()
+    prompt = tokens_of(1, 2000)
+    disk = left_by(kind, prompt)
     disk.slow = True
     after = Bench(kind, disk=disk)
     leaving = after.ask(prompt)
@@ -273,11 +262,8 @@ def test_a_full_queue_is_offered_the_same_blocks_again(kind: MemoryKind) -> None
 
 @every_kind
 def test_a_full_kv_makes_room_for_what_comes_from_the_disk(kind: MemoryKind) -> None:
-    disk, prompt = FakeDisk(), tokens_of(1, 2000)
-    before = Bench(kind, disk=disk)
-    before.ask(prompt)
-    before.run()
-    before.batcher.close()
+    prompt = tokens_of(1, 2000)
+    disk = left_by(kind, prompt)
     after = Bench(kind, disk=disk, cells=2500)
     after.ask(tokens_of(2, 1500))
     after.run()
@@ -295,3 +281,16 @@ def test_a_short_prompt_is_not_kept(kind: MemoryKind) -> None:
     bench.run()
     bench.batcher.close()
     assert not disk.payloads
+
+
+def test_the_end_of_a_conversation_is_kept_although_a_block_before_it_is_still_on_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk, prompt = FakeDisk(), tokens_of(1, 1000)
+    bench = Bench(KINDS["full"], disk=disk)
+    bench.ask(prompt)
+    bench.run()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(FakeDisk, "match", lambda *_: Match())
+        bench.batcher.close()
+    assert disk.match(prompt).length == 1000

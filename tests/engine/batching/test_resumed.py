@@ -1,13 +1,9 @@
 """Answers that were cut between two tokens and go on in another sequence, on every kind of memory."""
 
-import pytest
-
 from ds4trio.cache import MemoryKind
 from ds4trio.engine.base import Phase, Progress, TextDelta
 from tests.engine.batching.bench import Bench, Client, answer, talkative, tokens_of
-from tests.engine.batching.fake_memory import KINDS
-
-every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+from tests.engine.batching.kinds import every_kind
 
 PROMPT = 300
 MOST = 60

@@ -5,20 +5,11 @@ import pytest
 from ds4trio.cache import MemoryKind
 from ds4trio.engine.base import EngineError
 from ds4trio.engine.batching import Extension
-from tests.engine.batching import bench as clients
 from tests.engine.batching.bench import Bench, Client, Writer, tokens_of
 from tests.engine.batching.fake_memory import KINDS, History
+from tests.engine.batching.kinds import every_kind, whole_only, with_checkpoints
 
-every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-with_checkpoints = pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS.values() if kind.checkpoint], ids=[name for name in KINDS if KINDS[name].checkpoint]
-)
-
-
-@pytest.fixture(autouse=True)
-def _answers_are_as_long_as_they_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "END", 10**9)
-    monkeypatch.setattr(clients, "FRAME", 10**9)
+pytestmark = pytest.mark.usefixtures("long_answers")
 
 
 def preempted(bench: Bench, client: Client) -> Client:
@@ -83,7 +74,7 @@ def test_who_was_preempted_has_its_checkpoints_again(kind: MemoryKind) -> None:
         client.check()
 
 
-@pytest.mark.parametrize("kind", [KINDS["hybrid"], KINDS["deepseek4"]], ids=["hybrid", "deepseek4"])
+@whole_only
 def test_who_leaves_in_the_first_chunk_after_its_state_came_back_leaves_that_state(kind: MemoryKind) -> None:
     bench = Bench(kind, cells=4000)
     first = bench.ask(tokens_of(10, 1500), most=200)
