@@ -81,6 +81,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "f16"
     )
 
+    draft: Annotated[
+        Literal["ngram", "off"],
+        Meta(description="guess what answers repeat of the prompt and compute it ahead, where that pays; off: never"),
+    ] = "ngram"
+
     cache_ram_mb: Annotated[
         int,
         Meta(

@@ -75,7 +75,7 @@ class Delta:
 class Ending:
     """Why a choice is complete. ``stop_sequence`` is the client's own stop string that ended it, if one did.
 
-    Seconds are those that its prefill and its decode took.
+    Seconds are those that its prefill and its decode took; ``accepted`` and ``drafted`` as in `Finished`.
     """
 
     reason: Literal["stop", "length"]
@@ -83,6 +83,8 @@ class Ending:
     stop_sequence: str | None = None
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Answer(ABC):

@@ -6,13 +6,16 @@ __all__ = ["timings"]
 
 
 def timings(ending: Ending) -> dict[str, int | float]:
-    """What one choice took, in llama-server's names: ``prompt`` is prefill without what was cached."""
+    """What one choice took, in llama-server's names: ``prompt`` is prefill without what was cached,
+    ``draft_n_accepted`` of the ``draft_n`` tokens that were guessed were right."""
     usage = ending.usage
+    drafts = {"draft_n": ending.drafted, "draft_n_accepted": ending.accepted} if ending.drafted else {}
     prompt, predicted = usage.prompt_tokens - usage.cached_tokens, usage.output_tokens
     return {
         "cache_n": usage.cached_tokens,
         **_phase("prompt", prompt, ending.prefill_seconds),
         **_phase("predicted", predicted, ending.decode_seconds),
+        **drafts,
     }
 
 

@@ -228,7 +228,8 @@ class TextDelta:
 class Finished:
     """The last event. ``stop_sequence`` is the stop string that ended the text, if one did.
 
-    ``prefill_seconds`` and ``decode_seconds`` are what the two phases took, queueing not counted.
+    ``prefill_seconds`` and ``decode_seconds`` are what the two phases took, queueing not counted. ``accepted`` of the
+    answer's tokens were computed before they were sampled, out of ``drafted`` that were guessed.
     """
 
     reason: FinishReason
@@ -236,6 +237,8 @@ class Finished:
     stop_sequence: str | None = None
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    drafted: int = 0
+    accepted: int = 0
 
 
 class Rest(Protocol):

@@ -86,6 +86,8 @@ class Choice:
             stop_sequence=stop_sequence,
             prefill_seconds=event.prefill_seconds,
             decode_seconds=event.decode_seconds,
+            drafted=event.drafted,
+            accepted=event.accepted,
         )
         return (Delta(tuple(events), event.usage.output_tokens) if events else None), ending
 

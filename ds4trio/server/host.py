@@ -112,6 +112,7 @@ class EngineHost:
             max_queue=settings.max_queue,
             ubatch=settings.batch,
             max_stall=settings.max_stall_ms / 1000,
+            draft=settings.draft == "ngram",
             state_bytes=settings.cache_ram_mb * 2**20,
             n_gpu_layers=settings.n_gpu_layers,
             flash_attention=settings.flash_attn,

@@ -283,7 +283,7 @@ class Lifeline(ResponseBody):
         if delta is not None:
             self._write(self._answer.delta(index, delta))
         self._tally.add(ending.usage, shared=shared)
-        self._record.finished(event.reason, event.usage)
+        self._record.finished(event)
         self._write(self._answer.end(index, ending))
 
     def _heard(self, progress: Progress) -> None:

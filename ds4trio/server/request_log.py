@@ -3,7 +3,7 @@
 import logging
 import time
 
-from ds4trio.engine import Divergence, Phase, Progress, Usage
+from ds4trio.engine import Divergence, Finished, Phase, Progress
 
 __all__ = ["RequestLog", "configure_logging"]
 
@@ -83,16 +83,19 @@ class RequestLog:
             quotes,
         )
 
-    def finished(self, reason: str, usage: Usage) -> None:
+    def finished(self, event: Finished) -> None:
         """The answer is complete."""
+        usage = event.usage
+        drafts = f" accepted={event.accepted}/{event.drafted}" if event.drafted else ""
         first = (self._first_token or time.monotonic()) - self._started
         log.info(
-            "%s %s: prompt=%d cached=%d output=%d first token %.3fs total %.3fs",
+            "%s %s: prompt=%d cached=%d output=%d%s first token %.3fs total %.3fs",
             self._name,
-            reason,
+            event.reason,
             usage.prompt_tokens,
             usage.cached_tokens,
             usage.output_tokens,
+            drafts,
             first,
             time.monotonic() - self._started,
         )

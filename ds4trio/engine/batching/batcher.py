@@ -16,10 +16,11 @@ No thread, no mailbox, no llama.cpp: `Memory` is what computes, and a test's may
 import logging
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from typing import Generic, TypeVar
 
 from ds4trio.cache import Checkpoint, Match, Placement, Slot, SlotTable, common_prefix
-from ds4trio.engine.base import Divergence, EngineError
+from ds4trio.engine.base import Divergence, EngineError, FinishReason
 from ds4trio.engine.batching.divergence import BEFORE, FROM, divergence
 from ds4trio.engine.batching.keeper import Disk, Keeper
 from ds4trio.engine.batching.memory import Memory, Outcome
@@ -66,7 +67,8 @@ class Batcher(Generic[Row]):
     ``state_bytes`` limits the checkpoints, and as much again the states of those that wait for cells; what goes beyond
     is computed again. ``tell`` hands an update to a sequence's listener, ``flush`` sends what was told; ``text`` spells
     tokens. What is at least ``least_kept`` tokens long is kept on ``disk``, if there is one; ``wake`` is called, from
-    any thread, when a block of it has come and a step is due.
+    any thread, when a block of it has come and a step is due. With ``draft`` what answers repeat is guessed and
+    computed ahead, where the memory can roll back.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Batcher(Generic[Row]):
         disk: Disk | None = None,
         least_kept: int = 0,
         wake: Callable[[], None] = lambda: None,
+        draft: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.sequences: list[Sequence[Row]] = []
@@ -96,6 +99,8 @@ class Batcher(Generic[Row]):
         self._text = text
         self._clock = clock
         self._save_seconds = 0.0
+        self._drafts = draft and not memory.kind.whole_only
+        self._room_for_drafts = True
         self._keeper = (
             Keeper(
                 memory,
@@ -138,6 +143,7 @@ class Batcher(Generic[Row]):
         # A batch may take seconds: what is known before it starts is told before it starts.
         self._flush()
         placed = [sequence for sequence in self.sequences if sequence.slot is not None and sequence.loading is None]
+        self._guess(placed)
         take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds if self._keeper else 0.0)
         work = [(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
         if not work:
@@ -153,11 +159,14 @@ class Batcher(Generic[Row]):
             case Outcome.DONE:
                 seconds = self._clock() - started
                 self._scheduler.learn(placed, take, seconds)
-                for (sequence, count), row in zip(work, rows, strict=True):
-                    self._advance(sequence, count, row, seconds)
+                self._room_for_drafts = True
+                for (sequence, count), of_span in zip(work, rows, strict=True):
+                    self._advance(sequence, count, of_span, seconds)
             case Outcome.ABORTED:
                 for sequence in owners:
                     self._roll_back(sequence)
+            case Outcome.NO_CELLS if any(count > sequence.left for sequence, count in work):
+                self._room_for_drafts = False  # nobody gives up cells for a guess
             case Outcome.NO_CELLS:
                 self._make_room(sum(take))
             case Outcome.FAILED:
@@ -168,6 +177,14 @@ class Batcher(Generic[Row]):
         if self._keeper is not None:
             self._keeper.save(self.sequences, self._clock() - started)
         return True
+
+    def _guess(self, placed: list[Sequence[Row]]) -> None:
+        """Guess how answers go on."""
+        for sequence in placed:
+            if self._drafts and self._room_for_drafts and sequence.answering and sequence.left == 1:
+                sequence.guess()
+            else:
+                sequence.guessed, sequence.likelihoods = [], []
 
     def _load_all(self) -> bool:
         """Go on with all that come from the disk; False if nothing has come."""
@@ -330,16 +347,17 @@ class Batcher(Generic[Row]):
 
     # --- after a batch ------------------------------------------------------------------------------------------------
 
-    def _advance(self, sequence: Sequence[Row], count: int, row: Row | None, seconds: float) -> None:
+    def _advance(self, sequence: Sequence[Row], count: int, rows: Seq[Row], seconds: float) -> None:
         """Book a computed span and continue the answer where it reached the end of what is known."""
         assert sequence.slot is not None
+        count = min(count, sequence.left)  # guesses are booked once they are found to be right
         sequence.computed += count
         if count > 1 or sequence.computed <= len(sequence.request.prompt):
             self._book(sequence)
             if self._kind.checkpoint is not None:
                 self._checkpoint(sequence, seconds)
-        if row is not None:
-            self._continue(sequence, row)
+        if rows:
+            self._continue(sequence, rows)
         elif not sequence.answering:  # else it is a text that the guide forced, and not the prompt's
             self._tell(sequence, sequence.progress)
 
@@ -367,24 +385,50 @@ class Batcher(Generic[Row]):
             if self._keeper is not None and self._kind.whole_only:
                 self._keeper.checkpoint(sequence)
 
-    def _continue(self, sequence: Sequence[Row], row: Row) -> None:
+    def _continue(self, sequence: Sequence[Row], rows: Seq[Row]) -> None:
+        """Continue an answer from the row behind its latest token, and as far as what was guessed to follow is right.
+
+        Each token is drawn from its own row as if nothing had been guessed, so no answer's distribution changes.
+        """
         assert sequence.writer is not None
-        first = not sequence.answering
-        try:
-            extension = sequence.writer.extend(row)
-        except Exception as error:  # one request's fault must not end the others
-            self._tell(sequence, _failure(error))
-            self._end(sequence)
+        drafted, accepted = sequence.guessed[: len(rows) - 1], 0
+        failure: EngineError | None = None
+        reason: FinishReason | None = None
+        while reason is None:
+            try:
+                extension = sequence.writer.extend(rows[accepted])
+            except Exception as error:  # one request's fault must not end the others
+                failure = _failure(error)
+                break
+            if not sequence.answering:
+                sequence.answered = time.perf_counter()
+                self._tell(sequence, sequence.progress)
+            sequence.tokens += extension.tokens
+            for delta in extension.deltas:
+                self._tell(sequence, delta)
+            reason = extension.reason
+            right = common_prefix(drafted[accepted:], extension.tokens)
+            accepted += right
+            if right < len(extension.tokens):
+                break
+        if drafted:
+            self._settle(sequence, len(drafted), accepted)
+        if failure is not None:
+            self._tell(sequence, failure)
+        elif reason is not None:
+            self._tell(sequence, sequence.finished(reason))
+        else:
             return
-        if first:
-            sequence.answered = time.perf_counter()
-            self._tell(sequence, sequence.progress)
-        sequence.tokens += extension.tokens
-        for delta in extension.deltas:
-            self._tell(sequence, delta)
-        if extension.reason is not None:
-            self._tell(sequence, sequence.finished(extension.reason))
-            self._end(sequence)
+        self._end(sequence)
+
+    def _settle(self, sequence: Sequence[Row], drafted: int, accepted: int) -> None:
+        """Keep what was guessed right."""
+        assert sequence.slot is not None
+        sequence.computed += accepted
+        sequence.drafted += drafted
+        sequence.accepted += accepted
+        if accepted < drafted:
+            self._memory.truncate(sequence.slot.id, sequence.computed)
 
     def _roll_back(self, sequence: Sequence[Row]) -> None:
         """After an abort: the batch never happened. Where the memory cannot roll back, go to the latest checkpoint."""

@@ -20,12 +20,12 @@ class Cancellable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens of one sequence in a batch, from ``position`` on; ``wants_logits`` for the last of them."""
+    """Tokens of one sequence in a batch, from ``position`` on; logits are wanted for so many ``rows`` at their end."""
 
     sequence_id: int
     position: int
     tokens: Sequence[int]
-    wants_logits: bool
+    rows: int
 
 
 class Outcome(enum.Enum):
@@ -54,8 +54,8 @@ class Memory(Protocol[Row_co]):
 
     def decode(
         self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
-    ) -> tuple[Outcome, Sequence[Row_co | None]]:
-        """Compute one batch and give each span's row of logits, valid until the next batch; None: it wanted none.
+    ) -> tuple[Outcome, Sequence[Sequence[Row_co]]]:
+        """Compute one batch and give each span's rows of logits, valid until the next batch.
 
         A cancel of one of the ``owners`` ends the batch with `Outcome.ABORTED` if it ``may_abort``.
         """

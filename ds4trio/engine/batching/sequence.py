@@ -19,6 +19,7 @@ from ds4trio.engine.base import (
     TextDelta,
     Usage,
 )
+from ds4trio.engine.batching.lookup import PromptLookup
 from ds4trio.engine.batching.memory import Span
 from ds4trio.engine.batching.scheduler import Share
 
@@ -94,6 +95,9 @@ class Sequence(Generic[Row]):
     in which that one got no further than ``seen``.
     While it is ``loading``, its KV comes from the disk. The disk has the blocks of ``chain``, or a state of its first
     ``kept_until`` tokens, and has been given states of ``written`` tokens in all.
+    ``lookup`` finds what the answer repeats: ``guessed`` may come next, and ``likelihoods`` say how likely all up to
+    each of these tokens are. Of all that were guessed ``drafted`` were computed, and ``accepted`` became part of the
+    answer.
     With ``keeps_writer`` the writer stays open at the end. A sequence that goes on with such a writer begins with the
     tokens that the writer has sampled, and ``decoded`` is how many seconds they took.
     ``cancelled`` is written under the abort flag's lock and ``keeps_writer`` before it, everything else by the batcher
@@ -131,6 +135,11 @@ class Sequence(Generic[Row]):
     chain: list[bytes] = field(default_factory=list)
     kept_until: int = 0
     written: int = 0
+    lookup: PromptLookup | None = None
+    guessed: list[int] = field(default_factory=list)
+    likelihoods: list[float] = field(default_factory=list)
+    drafted: int = 0
+    accepted: int = 0
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -192,15 +201,21 @@ class Sequence(Generic[Row]):
             self.divergence = None
         self.borders = [border for border in self.borders if border > self.computed]
 
+    def guess(self) -> None:
+        """Guess what comes after the next token."""
+        if self.lookup is None:
+            self.lookup = PromptLookup(self.tokens)
+        self.guessed, self.likelihoods = self.lookup.guess()
+
     def span(self, count: int) -> Span:
-        """The next ``count`` tokens to compute."""
+        """The next ``count`` tokens to compute; what is more than `left` is guessed."""
         assert self.slot is not None
-        end = self.computed + count
+        guessed = max(0, count - self.left)
         return Span(
             sequence_id=self.slot.id,
             position=self.computed,
-            tokens=self.tokens[self.computed : end],
-            wants_logits=end == len(self.tokens),
+            tokens=[*self.tokens[self.computed : self.computed + count], *self.guessed[:guessed]],
+            rows=1 + guessed if count >= self.left else 0,
         )
 
     def finished(self, reason: FinishReason) -> Finished:
@@ -213,4 +228,6 @@ class Sequence(Generic[Row]):
             self.writer.stopped,
             prefill_seconds=self.answered - self.begun,
             decode_seconds=self.decoded + time.perf_counter() - self.answered,
+            drafted=self.drafted,
+            accepted=self.accepted,
         )

@@ -78,20 +78,20 @@ class Context:
 
     def decode(
         self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
-    ) -> tuple[Outcome, list[Logits | None]]:
+    ) -> tuple[Outcome, list[list[Logits]]]:
         """See `Memory.decode`."""
         batch, row = self._batch, 0
-        rows: list[Logits | None] = []
+        rows: list[list[Logits]] = []
         for span in spans:
+            silent = len(span.tokens) - span.rows
             for offset, token in enumerate(span.tokens):
                 batch.token[row] = token
                 batch.pos[row] = span.position + offset
                 batch.n_seq_id[row] = 1
                 batch.seq_id[row][0] = span.sequence_id
-                batch.logits[row] = 0
+                batch.logits[row] = offset >= silent
                 row += 1
-            batch.logits[row - 1] = span.wants_logits
-            rows.append(Logits(self.pointer, row - 1, self._row_type) if span.wants_logits else None)
+            rows.append([Logits(self.pointer, index, self._row_type) for index in range(row - span.rows, row)])
         batch.n_tokens = row
         with self._abort.batch(owners, may_abort=may_abort) as valid:
             if not valid:

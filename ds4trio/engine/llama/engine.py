@@ -56,8 +56,8 @@ TOKEN_BYTES = 40
 class LlamaOptions:
     """How to open a model. ``context_length`` 0 takes the model's own; sizes in tokens, ``max_stall`` in seconds.
 
-    ``state_bytes`` may be taken for checkpoints, and as much for requests that wait for cells. KV outlives the process
-    where there is a ``disk``.
+    ``state_bytes`` may be taken for checkpoints, and as much for requests that wait for cells. With ``draft``
+    what answers repeat is computed ahead where that pays. KV outlives the process where there is a ``disk``.
     """
 
     path: Path
@@ -67,6 +67,7 @@ class LlamaOptions:
     max_queue: int = 64
     ubatch: int = 512
     max_stall: float = 0.25
+    draft: bool = False
     state_bytes: int = 2**31
     n_gpu_layers: int = -1
     flash_attention: str = "auto"
@@ -362,6 +363,7 @@ def _worker_options(options: LlamaOptions) -> WorkerOptions:
         name=options.path.stem,
         n_gpu_layers=options.n_gpu_layers,
         max_stall=options.max_stall,
+        draft=options.draft,
         state_bytes=options.state_bytes,
         disk=options.disk,
         context=ContextOptions(

@@ -60,6 +60,7 @@ class WorkerOptions:
     name: str
     n_gpu_layers: int
     max_stall: float
+    draft: bool
     state_bytes: int
     context: ContextOptions
     disk: DiskOptions | None
@@ -158,6 +159,7 @@ class Worker:
             disk=disk,
             least_kept=self._options.disk.least_tokens if self._options.disk else 0,
             wake=lambda: self._mailbox.put(None),
+            draft=self._options.draft,
         )
         idle = True
         try:

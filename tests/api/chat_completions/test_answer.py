@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import openai
@@ -281,6 +282,12 @@ def test_timings_come_with_the_finish_reason_and_with_the_document() -> None:
     assert json.loads(last)["timings"] == TIMINGS
     completion = json.loads(play(document(), script(*said("a"))))
     assert (completion["timings"], completion["usage"]) == (TIMINGS, OPENAI_USAGE)
+
+
+def test_timings_tell_what_was_guessed_where_anything_was() -> None:
+    ending = replace(STOP, drafted=9, accepted=7)
+    completion = json.loads(play(document(), script(*said("a"), ending=ending)))
+    assert completion["timings"] == {**TIMINGS, "draft_n": 9, "draft_n_accepted": 7}
 
 
 def test_timings_of_nothing_divide_by_nothing() -> None:

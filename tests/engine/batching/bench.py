@@ -18,7 +18,19 @@ from ds4trio.engine.batching.scheduler import Work
 from tests.engine.batching.fake_memory import Batch, FakeMemory, History
 from tests.engine.batching.machines import Machine, compute_bound
 
-__all__ = ["LEAST_KEPT", "STALL", "Bench", "Client", "Plan", "Writer", "answer", "experience", "talkative", "tokens_of"]
+__all__ = [
+    "ECHO",
+    "LEAST_KEPT",
+    "STALL",
+    "Bench",
+    "Client",
+    "Plan",
+    "Writer",
+    "answer",
+    "experience",
+    "talkative",
+    "tokens_of",
+]
 
 STALL = 0.25
 LEAST_KEPT = 512
@@ -28,11 +40,19 @@ END = 64
 FRAME = 32
 """One token of so many has a frame of `FRAME_TOKENS` after it, which nobody samples."""
 FRAME_TOKENS = 20
+ECHO = 1
 
 
 def next_token(history: History) -> int:
-    """What the model says next: anything, but always the same, and something else for any other history."""
-    return crc32(array("q", history).tobytes()) % VOCABULARY
+    """What the model says next: anything, but always the same, and something else for any other history.
+
+    A text that begins with `ECHO` makes it repeat itself, with some changes.
+    """
+    dice = crc32(array("q", history).tobytes())
+    if history[0] == ECHO and dice % 16:
+        follows = history[-1] + 1
+        return follows if follows in history and dice % 8 else history[dice % len(history)]
+    return dice % VOCABULARY
 
 
 @dataclass(slots=True)
@@ -206,6 +226,7 @@ class Bench:
         save_seconds: float = 0.0,
         state_bytes: int = 2**30,
         disk: Disk | None = None,
+        draft: bool = False,
     ) -> None:
         self.kind = kind
         self.machine = machine
@@ -224,6 +245,7 @@ class Bench:
             text=lambda tokens: "".join(f"{token} " for token in tokens),
             disk=disk,
             least_kept=LEAST_KEPT,
+            draft=draft,
             clock=lambda: self.memory.now,
         )
         self.clients: list[Client] = []

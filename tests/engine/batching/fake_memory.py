@@ -94,12 +94,12 @@ class FakeMemory:
 
     def decode(
         self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
-    ) -> tuple[Outcome, Sequence[History | None]]:
+    ) -> tuple[Outcome, Sequence[Sequence[History]]]:
         self._check(spans)
         tokens = sum(len(span.tokens) for span in spans)
         seconds = self._machine(tokens, sum(work_of(span.position, len(span.tokens)) for span in spans))
         outcome = self._outcome(spans, owners, tokens, may_abort=may_abort)
-        rows: list[History | None] = [None] * len(spans)
+        rows: list[list[History]] = [[] for _ in spans]
         match outcome:
             case Outcome.DONE:
                 rows = self._compute(spans)
@@ -254,7 +254,7 @@ class FakeMemory:
                 return Outcome.ABORTED
         return Outcome.FAILED if failing else Outcome.DONE
 
-    def _compute(self, spans: Sequence[Span]) -> list[History | None]:
+    def _compute(self, spans: Sequence[Span]) -> list[list[History]]:
         computed = [
             [*span.tokens] if self._sees_all(span.sequence_id) else [~token for token in span.tokens] for span in spans
         ]
@@ -266,7 +266,11 @@ class FakeMemory:
         if self.kind.whole_only:
             for span, tokens in zip(spans, computed, strict=True):
                 self._read.setdefault(span.sequence_id, []).extend(tokens)
-        return [self._cells.tokens(span.sequence_id) if span.wants_logits else None for span in spans]
+        histories = [self._cells.tokens(span.sequence_id) for span in spans]
+        return [
+            [history[: len(history) - behind] for behind in reversed(range(span.rows))]
+            for span, history in zip(spans, histories, strict=True)
+        ]
 
     def _sees_all(self, sequence_id: int) -> bool:
         """Whether the next token finds what it needs: the window, or the state that goes with the cells."""

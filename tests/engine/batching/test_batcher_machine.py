@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ds4trio.engine.batching import Outcome
 from ds4trio.engine.batching.cost import work_of
 from ds4trio.engine.batching.scheduler import LEAST
-from tests.engine.batching.bench import STALL, Bench, Client, answer, tokens_of
+from tests.engine.batching.bench import ECHO, STALL, Bench, Client, answer, tokens_of
 from tests.engine.batching.fake_memory import KINDS
 from tests.engine.batching.machines import MACHINES
 
@@ -21,8 +21,8 @@ UBATCH = 128
 LONGEST = 700
 MOST = 40
 
-# What conversations are made of: two system prompts, and turns by a few users who often say the same.
-SYSTEMS = [tokens_of(0, 70), tokens_of(1, 280)]
+# What conversations are made of: system prompts, one of which makes the model repeat what was said, and turns by a few
+SYSTEMS = [tokens_of(0, 70), tokens_of(1, 280), [ECHO, *tokens_of(7, 150)]]
 TURNS = [tokens_of(2, 3), tokens_of(3, 40), tokens_of(4, 100), tokens_of(5, 130), tokens_of(6, 300)]
 
 systems = st.integers(0, len(SYSTEMS) - 1)
@@ -45,7 +45,9 @@ class BatcherLife(RuleBasedStateMachine):
 
     @initialize(machine=st.sampled_from(sorted(MACHINES)))
     def open(self, machine: str) -> None:
-        self.bench = Bench(KINDS[self.kind], cells=CELLS, slots=SLOTS, ubatch=UBATCH, machine=MACHINES[machine])
+        self.bench = Bench(
+            KINDS[self.kind], cells=CELLS, slots=SLOTS, ubatch=UBATCH, machine=MACHINES[machine], draft=True
+        )
 
     # --- clients ------------------------------------------------------------------------------------------------------
 

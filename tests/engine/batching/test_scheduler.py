@@ -1,7 +1,7 @@
 """What goes into the next step: each rule by itself, and then whole runs on machines made of arithmetic."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +28,7 @@ class Job:
     answer: int = 1
     border: int = 1_000_000
     share: Share = field(default_factory=Share)
+    likelihoods: Sequence[float] = ()
 
     @property
     def reach(self) -> int:
@@ -290,6 +291,75 @@ def test_the_time_that_a_prompt_was_alone_is_soon_paid_back_to_those_who_come_la
         passed += execute(scheduler, compute_bound, [running, long, short]).seconds
         short = Job(400) if short.answering else short
     assert passed < (2 * AHEAD_STEPS + 2) * STALL
+
+
+# --- what is guessed --------------------------------------------------------------------------------------------------
+
+
+def guessing(*likelihoods: float) -> Job:
+    """A stream that guesses what comes next."""
+    return replace(stream(), likelihoods=likelihoods)
+
+
+def surely(tokens: int) -> Job:
+    """A stream that is almost certain of its next tokens."""
+    return guessing(*(0.99**count for count in range(1, tokens + 1)))
+
+
+def test_a_guess_that_costs_nothing_is_computed_whole() -> None:
+    scheduler, _ = experienced(gpu)
+    assert scheduler.plan([surely(60)]) == [61]
+
+
+def test_where_each_token_has_its_price_guesses_soon_cease() -> None:
+    def machine(tokens: int, _: float) -> float:
+        return 0.004 * tokens
+
+    scheduler, _ = experienced(machine)
+    sizes = [execute(scheduler, machine, [surely(60)]).take for _ in range(100)]
+    assert sum(size != [1] for size in sizes) < 10
+    assert sizes[-1] == [1]
+
+
+def test_an_unlikely_guess_is_computed_where_tokens_are_all_but_free() -> None:
+    cheap, _ = experienced(gpu)
+    dear, _ = experienced(lambda tokens, _: 0.004 + 0.008 * tokens)
+    assert cheap.plan([guessing(0.3, 0.1)])[0] > 1
+    assert dear.plan([guessing(0.3, 0.1)]) == [1]
+
+
+def test_before_anything_is_known_nothing_is_computed_ahead() -> None:
+    assert Scheduler(ubatch=512, max_stall=STALL).plan([surely(60)]) == [1]
+
+
+@smooth_machines
+def test_guesses_make_answers_faster_by_what_is_expected_of_them_or_are_not_computed(machine: Machine) -> None:
+    scheduler, _ = experienced(machine)
+    for jobs in ([surely(60)], [guessing(0.7, 0.4, 0.25)], [surely(9), surely(30)], [surely(9), stream(), stream()]):
+        take = scheduler.plan(jobs)
+        expected = [1 + sum(job.likelihoods[: count - 1]) for job, count in zip(jobs, take, strict=True)]
+        plain = machine(len(jobs), sum(work_of(job.computed, 1) for job in jobs))
+        slower = machine(sum(take), sum(map(work_of, (job.computed for job in jobs), take))) / plain
+        assert sum(expected) / len(jobs) >= slower
+        assert min(expected) >= 0.85 * slower, "nobody pays for another one's guess"
+
+
+def test_no_step_with_guesses_is_longer_than_others_may_be_kept_waiting() -> None:
+    machine = MACHINES["memory-bound"]
+    scheduler, _ = experienced(machine)
+    certain = guessing(*[1.0] * 500)
+    assert STALL < machine(scheduler.plan([certain])[0], 0) <= 2 * STALL
+    assert machine(sum(scheduler.plan([certain, certain])), 0) <= STALL
+
+
+def test_beside_a_prompt_nothing_is_computed_ahead() -> None:
+    scheduler, _ = experienced(gpu)
+    assert scheduler.plan([surely(60), Job(1000)])[0] == 1
+
+
+def test_a_step_with_guesses_holds_no_more_than_a_ubatch() -> None:
+    scheduler, _ = experienced(gpu, ubatch=64)
+    assert sum(scheduler.plan([surely(60), surely(60)])) == 64
 
 
 # --- memories that cannot roll back -----------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class Recorder:
 
     def decode(
         self,
-        result: tuple[Outcome, list[Logits | None]],
+        result: tuple[Outcome, list[list[Logits]]],
         spans: Sequence[Span],
         owners: Collection[Cancellable],
         *,
@@ -154,9 +154,8 @@ class Fresh:
         self._history = history
         compared = 0
         for chunk, following in zip(history[known:], (*history[known + 1 :], None), strict=True):
-            outcome, (row,) = self._context.decode([Span(0, chunk.start, chunk.tokens, True)], (), may_abort=False)
+            outcome, ((row,),) = self._context.decode([Span(0, chunk.start, chunk.tokens, 1)], (), may_abort=False)
             assert outcome is Outcome.DONE
-            assert row is not None
             if chunk.end >= prompt_tokens and following is not None:
                 assert following.start == chunk.end
                 logits, sampled = row.array(), following.tokens[0]

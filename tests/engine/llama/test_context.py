@@ -41,8 +41,7 @@ def test_every_batch_is_waited_for_before_its_outcome_is_told(
 
     monkeypatch.setattr(llama_cpp, "llama_decode", decode)
     monkeypatch.setattr(llama_cpp, "llama_synchronize", lambda _: calls.append("synchronize"))
-    result, (row,) = context.decode([Span(0, 0, [1, 2], wants_logits=True)], (), may_abort=True)
+    result, ((row,),) = context.decode([Span(0, 0, [1, 2], rows=1)], (), may_abort=True)
     assert result is outcome
-    assert row is not None
     assert row.row == 1
     assert calls == ["decode", "synchronize"]
