@@ -13,10 +13,9 @@ import statistics
 import time
 from collections.abc import Callable
 
-import click
 import trio
 
-from benchmarks.report import Report
+from benchmarks.report import Report, benchmark
 from ds4trio.api.answer import Answer, Frame
 from ds4trio.api.chat_completions import ChatCompletions
 from ds4trio.api.completions import Completions
@@ -99,7 +98,7 @@ def per_token(report: Report) -> None:
             )
 
 
-async def long_body(report: Report) -> None:
+async def long_body(report: Report, model: str) -> None:
     """A conversation of 5 MB: parsed, rendered, tokenized, and only then refused, since no context holds it."""
     texts = ["the river ran past the green table " * 70] * (BODY_BYTES // 2500)
     messages = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
@@ -109,7 +108,7 @@ async def long_body(report: Report) -> None:
         "/v1/responses": json.dumps({"model": "m", "input": messages}).encode(),
         "/v1/messages": json.dumps({"model": "m", "max_tokens": 9, "messages": messages}).encode(),
     }
-    app = build_app(Settings(ctx=512, any_model=True))
+    app = build_app(Settings(model=model, ctx=512, any_model=True))
     async with app.test_app(), trio.open_nursery() as nursery:
         await app.host.settled.wait()
         late = 0.0
@@ -140,13 +139,11 @@ async def long_body(report: Report) -> None:
         nursery.cancel_scope.cancel()
 
 
-@click.command()
-def main() -> None:
-    """Measure and print a table."""
-    report = Report()
+@benchmark("cost")
+async def main(report: Report, model: str) -> None:
+    """Measure the readers and writers, and one loop."""
     per_token(report)
-    trio.run(long_body, report)
-    report.show()
+    await long_body(report, model)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import click
 import trio
 
 from benchmarks.lifeline import LONG_TOKENS, idle, leave_and_time, read_one, running
-from benchmarks.report import Report, milliseconds
+from benchmarks.report import Report, benchmark, milliseconds
 from ds4trio.testing import ServerProcess, StreamClient, chat_body, fresh_prompt, open_client, run_server
 
 FLAGS = ("--ctx", "8192", "--threads", "2")
@@ -380,12 +380,13 @@ async def crowd(server: ServerProcess, report: Report, count: int = 8) -> None:
     report.add("longest wait for a first token, against the mean", f"{worst:.2f} ×", "≤ 2 ×", worst <= 2)
 
 
-async def run(rounds: int, model: str | None) -> Report:
-    """All of it, against two servers, one after the other."""
-    report = Report()
+@benchmark("fairness")
+@click.option("--rounds", default=3, show_default=True, help="long prefills of each kind, and shared system prompts")
+async def main(report: Report, model: str, rounds: int) -> None:
+    """Measure two servers, one after the other."""
     report.add("load of the machine before the run", f"{os.getloadavg()[0]:.2f}", "for scale", True)
     with TemporaryDirectory() as directory:
-        flags = (*FLAGS, "--kv-disk-dir", directory, *(("--model", model) if model else ()))
+        flags = (*FLAGS, "--kv-disk-dir", directory, "--model", model)
         async with run_server(*flags) as server:
             await long_prefill(server, report, rounds)
             await cancels(server, report)
@@ -395,15 +396,6 @@ async def run(rounds: int, model: str | None) -> Report:
             await queued_first_byte(server, report)
             await urgency(server, report)
             await crowd(server, report)
-    return report
-
-
-@click.command()
-@click.option("--rounds", default=3, show_default=True, help="long prefills of each kind, and shared system prompts")
-@click.option("--model", help="GGUF file; default: the demo model")
-def main(rounds: int, model: str | None) -> None:
-    """Measure real servers and print a table."""
-    trio.run(run, rounds, model).show()
 
 
 if __name__ == "__main__":

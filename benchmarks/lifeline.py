@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import click
 import trio
 
-from benchmarks.report import Report, milliseconds, percentile
+from benchmarks.report import Report, benchmark, milliseconds, percentile
 from ds4trio.testing import Arrival, ServerProcess, StreamClient, chat_body, fresh_prompt, open_client, run_server
 
 LONG_TOKENS = 2500
@@ -186,26 +186,17 @@ async def retries(server: ServerProcess, report: Report) -> None:
     )
 
 
-async def run(tries: int, model: str | None) -> Report:
-    """All of it, against one server."""
-    report = Report()
+@benchmark("lifeline")
+@click.option("--tries", default=50, show_default=True, help="cancels in prefill")
+async def main(report: Report, model: str, tries: int) -> None:
+    """Measure one server."""
     with TemporaryDirectory() as directory:
-        flags = ["--ctx", "8192", "--kv-disk-dir", directory, *(["--model", model] if model else [])]
-        async with run_server(*flags) as server:
+        async with run_server("--ctx", "8192", "--kv-disk-dir", directory, "--model", model) as server:
             await short_first_token(server)
             await long_prefill(server, report)
             await first_byte_beside_a_prefill(server, report)
             await cancels(server, report, tries)
             await retries(server, report)
-    return report
-
-
-@click.command()
-@click.option("--tries", default=50, show_default=True, help="cancels in prefill")
-@click.option("--model", help="GGUF file; default: the demo model")
-def main(tries: int, model: str | None) -> None:
-    """Measure a real server and print a table."""
-    trio.run(run, tries, model).show()
 
 
 if __name__ == "__main__":

@@ -7,12 +7,9 @@ of the turn before, with and without replay, and how many of them are new in fac
 the answers in them are cut into tokens as a model may and a tokenizer would not.
 """
 
-import click
-
-from benchmarks.report import Report
+from benchmarks.report import Report, benchmark
 from ds4trio.chat import ChatModel
 from ds4trio.chat.replay import ReplayMemory
-from ds4trio.config import demo_model
 from ds4trio.engine.llama.model import Model, ModelTokenizer, load_model
 from tests.chat.replay.agents import AGENTS
 from tests.chat.replay.transcripts import CHATML, SPECIAL, TRANSCRIPTS, Server, Turn, play
@@ -32,16 +29,15 @@ def prefilled(model: Model, shape: str, transcript: tuple[Turn, ...], *, replay:
     return server
 
 
-@click.command()
-def main() -> None:
-    """Play the transcripts and print a table."""
-    report = Report()
-    with load_model(str(demo_model()), n_gpu_layers=0, on_progress=lambda _: True) as model:
+@benchmark("replay")
+async def main(report: Report, model: str) -> None:
+    """Play the transcripts."""
+    with load_model(model, n_gpu_layers=0, on_progress=lambda _: True) as loaded:
         for name, transcript in TRANSCRIPTS.items():
             for thinking in (True, False) if name == "reasoning" else (False,):
                 without, with_replay = (
                     [
-                        sum(prefilled(model, shape, transcript, replay=replay, thinking=thinking).fresh[1:])
+                        sum(prefilled(loaded, shape, transcript, replay=replay, thinking=thinking).fresh[1:])
                         for shape in AGENTS
                     ]
                     for replay in (False, True)
@@ -53,7 +49,6 @@ def main() -> None:
                     "fewer",
                     all(map(int.__lt__, with_replay, without)),
                 )
-    report.show()
 
 
 if __name__ == "__main__":

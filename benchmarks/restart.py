@@ -16,11 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-import trio
 
 from benchmarks.fairness import beside_a_stream
 from benchmarks.lifeline import LONG_TOKENS
-from benchmarks.report import Report
+from benchmarks.report import Report, benchmark
 from ds4trio.testing import ServerProcess, StreamClient, chat_body, fresh_prompt, open_client, run_server
 
 FLAGS = ("--ctx", "8192", "--threads", "2")
@@ -194,24 +193,16 @@ async def writing(flags: tuple[str, ...], report: Report, rounds: int) -> None:
     )
 
 
-async def run(rounds: int, model: str | None) -> Report:
-    """All of it."""
-    report = Report()
+@benchmark("restart")
+@click.option("--rounds", default=5, show_default=True, help="kills at a random moment")
+async def main(report: Report, model: str, rounds: int) -> None:
+    """Measure servers that are stopped, killed and left."""
     with TemporaryDirectory() as directory:
-        flags = (*FLAGS, "--kv-disk-dir", directory, *(("--model", model) if model else ()))
+        flags = (*FLAGS, "--kv-disk-dir", directory, "--model", model)
         await stopped(flags, report, min(rounds, 2))
         await killed(flags, report, rounds)
         await deadline(flags, report)
         await writing(flags, report, min(rounds, 3))
-    return report
-
-
-@click.command()
-@click.option("--rounds", default=5, show_default=True, help="kills at a random moment")
-@click.option("--model", help="GGUF file; default: the demo model")
-def main(rounds: int, model: str | None) -> None:
-    """Measure real servers and print a table."""
-    trio.run(run, rounds, model).show()
 
 
 if __name__ == "__main__":

@@ -140,8 +140,6 @@ class Batcher(Generic[Row]):
         before = len(self.sequences)
         self._place_all()
         moved = self._load_all() or len(self.sequences) < before
-        # A batch may take seconds: what is known before it starts is told before it starts.
-        self._flush()
         placed = [sequence for sequence in self.sequences if sequence.slot is not None and sequence.loading is None]
         self._guess(placed)
         take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds if self._keeper else 0.0)
@@ -150,6 +148,10 @@ class Batcher(Generic[Row]):
             return moved
         owners = [sequence for sequence, _ in work]
         spans = [sequence.span(count) for sequence, count in work]
+        # A batch may take seconds: what is known before it starts is told before it starts. And no sooner: whoever
+        # hears of it wants the interpreter, which is free while llama.cpp computes (a hop that is fought for costs a
+        # step 5 %).
+        self._flush()
         started = self._clock()
         # An abort spoils every sequence of a batch where the memory cannot roll back, so there it may only hit a
         # batch that is one sequence's own.
@@ -192,6 +194,7 @@ class Batcher(Generic[Row]):
             return False
         some = False
         for sequence in [sequence for sequence in self.sequences if sequence.loading is not None]:
+            self._flush()
             if not self._keeper.load(sequence, self._give_up_some):
                 continue
             some = True
@@ -261,6 +264,7 @@ class Batcher(Generic[Row]):
 
     def _place(self, sequence: Sequence[Row], match: Match) -> None:
         """Give a sequence its slot, with as much of its prompt as any slot still has."""
+        self._flush()  # bringing a state back may take its time
         if not sequence.begun:
             sequence.divergence = self._divergence(sequence, match)
         saved = sequence.saved

@@ -165,7 +165,8 @@ class Worker:
         try:
             while self._read_mail(batcher, disk, wait=idle):
                 idle = not batcher.step()
-                self._flush()
+                if idle:
+                    self._flush()
         finally:
             batcher.close()
             self._flush()
