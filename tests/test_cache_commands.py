@@ -1,5 +1,7 @@
 """``ds4trio cache``: what it shows, what it finds, what it removes."""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,13 @@ def test_a_directory_that_is_not_there_is_empty(command: str, tmp_path: Path) ->
     assert result.exit_code == 0, result.output
     assert result.output.startswith("0 blocks")
     assert not (tmp_path / "none").exists()
+
+
+def test_looking_is_not_using(store: BlockStore, tmp_path: Path) -> None:
+    path = path_of(tmp_path, store, blocks_of(store.root, range(10))[0])
+    now = time.time()
+    os.utime(path, (now - 7200, now + 60))  # as the last use has left them
+    before = path.stat().st_atime
+    for command in ("ls", "verify", "ls"):
+        run(tmp_path, command)
+    assert path.stat().st_atime == before

@@ -12,7 +12,7 @@ from msgspec import Meta
 from ds4trio.api.answer import Delta, Ending, Frame
 from ds4trio.api.body import SamplingMembers, StopMember, StreamOptions, decode, stop_strings
 from ds4trio.api.chunks import ChoicesDocument, ChunkStream
-from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error_document
+from ds4trio.api.errors import InvalidRequestError
 from ds4trio.api.task import RawPrompt, Task
 from ds4trio.api.transcript import Transcript
 from ds4trio.chat import ContentDelta
@@ -84,10 +84,6 @@ class Completions:
             ignore_eos=bool(request.ignore_eos),
             priority=request.priority,
         )
-
-    def error_document(self, error: ApiError) -> bytes:
-        """OpenAI's error object."""
-        return openai_error_document(error)
 
 
 def _refuse_what_is_not_there(request: CompletionRequest) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ds4trio.api.answer import Answer, Frame
-from ds4trio.api.errors import ApiError
 from ds4trio.chat import Conversation
 
 __all__ = ["MOST_WARNINGS", "RawPrompt", "Task", "WireProtocol"]
@@ -49,8 +48,4 @@ class WireProtocol(Protocol):
 
     def parse(self, body: bytes) -> Task:
         """Check a request body. Blocks as long as that takes. Raises `ApiError`, never anything else."""
-        ...
-
-    def error_document(self, error: ApiError) -> bytes:
-        """The JSON document of an error in this protocol's shape."""
         ...

@@ -61,7 +61,8 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
 
     @app.after_request
     async def tell_name(response: Response) -> Response:
-        response.headers["x-request-id"] = g.request_id
+        # OpenAI's clients look for the first, Anthropic's for the second.
+        response.headers["x-request-id"] = response.headers["request-id"] = g.request_id
         if g.warnings:
             response.headers["x-ds4trio-warning"] = header_text("; ".join(g.warnings))
         return response
@@ -84,7 +85,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
         told = api_error(error)
         if told.code == "internal_error":
             log_breakdown(error)
-        return error_response(told, protocol_error_document(request.path, told))
+        return error_response(told, protocol_error_document(request.path, told, request_id=g.request_id))
 
     add_routes(app, app.host, settings, ResponseStore(), live=app.live, retries=app.retries)
     add_tokenizer_routes(app, app.host)

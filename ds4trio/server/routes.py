@@ -39,9 +39,11 @@ CREDENTIALS = ("authorization", "x-api-key", "api-key")
 _messages = Messages()
 
 
-def protocol_error_document(path: str, error: ApiError) -> bytes:
+def protocol_error_document(path: str, error: ApiError, *, request_id: str) -> bytes:
     """The JSON document of an error, in the shape that the clients of ``path`` know."""
-    return _messages.error_document(error) if path.startswith("/v1/messages") else openai_error_document(error)
+    if path.startswith("/v1/messages"):
+        return _messages.error_document(error, request_id=request_id)
+    return openai_error_document(error)
 
 
 async def json_body() -> bytes:

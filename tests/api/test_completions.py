@@ -12,7 +12,7 @@ from openai.types import Completion
 
 from ds4trio.api.answer import Delta, Ending, Frame, HeartbeatForm
 from ds4trio.api.completions import CompletionDocument, CompletionOptions, Completions, CompletionStream
-from ds4trio.api.errors import ApiError, InvalidRequestError, OverloadedError, openai_error
+from ds4trio.api.errors import ApiError, InvalidRequestError, OverloadedError, openai_error, openai_error_document
 from ds4trio.api.task import Task
 from ds4trio.chat import ContentDelta
 from ds4trio.engine import Phase, Progress, Sampling, TokenLogprob
@@ -228,7 +228,7 @@ def test_anything_like_a_request_is_a_task_or_an_invalid_request(request: dict[s
     content = json.dumps(request | ({"prompt": "once"} if prompt else {})).encode()
     task = outcome(content)
     if isinstance(task, ApiError):
-        assert json.loads(Completions().error_document(task))["error"]["message"] == task.message
+        assert json.loads(openai_error_document(task))["error"]["message"] == task.message
         return
     assert isinstance(task.prompt, tuple)
     assert all(task.prompt)

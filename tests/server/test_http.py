@@ -287,3 +287,10 @@ async def test_tool_that_no_model_could_call_is_refused(name: str) -> None:
         await answer.ended.wait()
     assert answer.status == 400
     assert json.loads(answer.body)["error"]["type"] == "invalid_request_error"
+
+
+async def test_an_error_of_anthropics_protocol_names_its_request() -> None:
+    async with running() as app, call_asgi(app, {"messages": []}, path="/v1/messages") as answer:
+        await answer.ended.wait()
+    assert answer.status == 400
+    assert json.loads(answer.body)["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]

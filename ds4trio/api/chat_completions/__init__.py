@@ -5,7 +5,6 @@ Shapes follow the API reference of 2026 and the types of the ``openai`` SDK, and
 """
 
 from ds4trio.api.chat_completions.request import parse
-from ds4trio.api.errors import ApiError, openai_error_document
 from ds4trio.api.task import Task
 
 __all__ = ["ChatCompletions"]
@@ -17,7 +16,3 @@ class ChatCompletions:
     def parse(self, body: bytes) -> Task:
         """Check a request body. Raises `InvalidRequestError`, never anything else."""
         return parse(body)
-
-    def error_document(self, error: ApiError) -> bytes:
-        """OpenAI's error object."""
-        return openai_error_document(error)

@@ -28,6 +28,6 @@ class Messages:
         """The answer to ``/v1/messages/count_tokens``."""
         return msgspec.json.encode({"input_tokens": tokens})
 
-    def error_document(self, error: ApiError) -> bytes:
+    def error_document(self, error: ApiError, *, request_id: str) -> bytes:
         """Anthropic's error object."""
-        return answer.error_document(error)
+        return answer.error_document(error, request_id)

@@ -94,7 +94,7 @@ class MessagesStream(StreamAnswer):
 
     def refusal(self, error: ApiError) -> bytes:
         """Anthropic's error object."""
-        return error_document(error)
+        return error_document(error, f"req_{self._frame.id}")
 
     def _say(self, event: OutputEvent) -> bytes:
         match event:
@@ -160,7 +160,7 @@ class MessagesDocument(CollectedAnswer):
 
     def refusal(self, error: ApiError) -> bytes:
         """Anthropic's error object."""
-        return error_document(error)
+        return error_document(error, f"req_{self._frame.id}")
 
     def _blocks(self, transcript: Transcript) -> list[dict[str, object]]:
         return [self._block(item) for item in transcript.items]
@@ -177,9 +177,9 @@ class MessagesDocument(CollectedAnswer):
                 return {"type": "thinking", "thinking": item.text, "signature": signature(item.text)}
 
 
-def error_document(error: ApiError) -> bytes:
+def error_document(error: ApiError, request_id: str) -> bytes:
     """Anthropic's error object."""
-    return msgspec.json.encode({**_error(error), "request_id": None})
+    return msgspec.json.encode({**_error(error), "request_id": request_id})
 
 
 def _error(error: ApiError) -> dict[str, object]:

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error_document, shown
+from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.api.responses.listing import input_items
 from ds4trio.api.responses.request import read
 from ds4trio.api.responses.store import ResponseStore, StoredResponse
@@ -35,10 +35,6 @@ class Responses:
     def input_tokens_document(self, count: int) -> bytes:
         """The answer to ``/v1/responses/input_tokens``, whose body is that of a request."""
         return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": count})
-
-    def error_document(self, error: ApiError) -> bytes:
-        """OpenAI's error object."""
-        return openai_error_document(error)
 
     def response_document(self, response_id: str) -> bytes:
         """The response as it is known now. Raises `UnknownResponseError`."""

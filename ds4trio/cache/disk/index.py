@@ -20,11 +20,11 @@ from math import inf, log2
 from ds4trio.cache.disk.block import Block
 from ds4trio.cache.prefix_tree import common_prefix
 
-__all__ = ["HALF_LIFE", "Entry", "Index", "Match", "hits", "latest_rank", "rank_after_hit"]
+__all__ = ["HALF_LIFE", "Entry", "Index", "Match", "believed", "hits", "rank_after_hit"]
 
 HALF_LIFE = 86_400.0
 MOST_HALF_LIVES = 20
-"""A million uses at once: a rank further off comes from a clock that was wrong."""
+"""A million uses at once: a rank further in the future comes from a clock that was wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class Entry:
         return self.rank / HALF_LIFE + log2(seconds / self.block.size)
 
 
-def latest_rank(now: float) -> float:
-    """The highest rank to believe."""
-    return now + MOST_HALF_LIVES * HALF_LIFE
+def believed(rank: float, now: float) -> float:
+    """A rank, or that of one use just now where it cannot be true: such a file must not outlive all others."""
+    return rank if rank <= now + MOST_HALF_LIVES * HALF_LIFE else now
 
 
 def hits(rank: float, now: float) -> float:
     """The decayed count of uses that a rank stands for."""
-    return float(2 ** ((min(rank, latest_rank(now)) - now) / HALF_LIFE))
+    return float(2 ** ((believed(rank, now) - now) / HALF_LIFE))
 
 
 def rank_after_hit(rank: float, now: float) -> float:

@@ -21,7 +21,7 @@ import numpy as np
 from ds4trio.cache.disk.block import ID_BYTES
 from ds4trio.cache.disk.files import Files
 from ds4trio.cache.disk.format import FIRST_READ, DamagedError, Header, OtherVersionError, decode, header_size
-from ds4trio.cache.disk.index import Index, latest_rank
+from ds4trio.cache.disk.index import Index, believed
 from ds4trio.cache.disk.trouble import RETRY_SECONDS, Trouble
 from ds4trio.cache.memory_kind import State
 
@@ -211,7 +211,7 @@ class Shelf:
             return
         with self._lock:
             self._forget(name)
-            self.index.add(header.block, rank=min(rank, latest_rank(self._clock())), used=used)
+            self.index.add(header.block, rank=believed(rank, self._clock()), used=used)
         if again:
             self._trouble.over()
 

@@ -306,6 +306,10 @@ class Batcher(Generic[Row]):
 
     def _bring_back(self, placement: Placement) -> bool:
         """`_bring`, and idle prefixes make room for a whole state that has none; False if that does not help."""
+        while placement.from_whole_state and (missing := self._slots.cells - self._memory.cells) > 0:
+            # llama.cpp would say so too, but in the log, as an error.
+            if not self._give_up_some(missing):
+                break
         while not self._bring(placement):
             self._memory.clear(placement.slot.id)
             if not placement.from_whole_state or not self._give_up_some(placement.keep):

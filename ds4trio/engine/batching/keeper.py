@@ -86,9 +86,9 @@ class Disk(Protocol):
 class Keeper(Generic[Row]):
     """Saves and loads the sequences of one memory. On the thread that computes.
 
-    Prompts of fewer than ``least`` tokens are not kept. ``seconds`` says what computing some tokens from a position on
-    would take, 0 while that is unknown; ``wake`` is called, from any thread, when there is something to do; ``text``
-    spells tokens.
+    Conversations of fewer than ``least`` tokens are not kept; of a longer one each block is, from the first on.
+    ``seconds`` says what computing some tokens from a position on would take, 0 while that is unknown; ``wake`` is
+    called, from any thread, when there is something to do; ``text`` spells tokens.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class Keeper(Generic[Row]):
         due = [
             (sequence, sequence.slot)
             for sequence in sequences
-            if sequence.slot is not None and sequence.loading is None and sequence.computed >= self._least
+            if sequence.slot is not None and sequence.loading is None and len(sequence.tokens) >= self._least
         ]
         while due:
             due = [
@@ -261,14 +261,14 @@ class Keeper(Generic[Row]):
             due = position >= 2 * sequence.kept_until and sequence.written + position <= prompt
         else:
             due = sequence.written + position <= 2 * prompt
-        if due and position >= self._least:
+        if due and prompt >= self._least:
             self._whole(sequence)
 
     def ended(self, sequence: Sequence[Row]) -> None:
         """Keep what a sequence leaves behind that ends now: full blocks, and all of a prefill that was given up."""
         self.stop(sequence)
         slot = sequence.slot
-        if slot is None or sequence.computed < self._least:
+        if slot is None or len(sequence.tokens) < self._least:
             return
         if self._kind.whole_only:
             if not sequence.answering and sequence.computed - sequence.kept_until >= BLOCK:

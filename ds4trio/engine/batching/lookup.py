@@ -21,7 +21,7 @@ import numpy as np
 
 __all__ = ["MOST", "PromptLookup"]
 
-MOST = 127
+MOST = 62
 """Tokens of a guess. Many: there are machines where only large steps are cheap."""
 LEAST_LIKELY = 0.2
 """A guess ends where it is less likely than this that all of it is right."""

@@ -11,8 +11,9 @@ in any case, so a machine whose decoding alone takes longer gets on too.
 where each doubling saves much: where a step costs about the same whatever it holds. A doubling of which nothing is
 known is tried after one that did, and small steps come first of all, to have something to compare with.
 
-*Guesses* of what answers go on with are computed ahead as far as that is expected to bring more tokens per second, and
-costs no other answer more than a tenth of its speed. Not beside prompts, which have a better use for a step's time.
+*Guesses* of what answers go on with are computed ahead as far as that is expected to bring more tokens per second and
+costs no other answer more than a tenth of its speed, within ``max_stall``. Not beside prompts, which have a better use
+for a step's time.
 
 *The order* of prompts: a short text that was forced upon a running answer, then the most urgent, then the one with the
 least left. But the oldest prompt comes first whenever it has had less than half (`LONG_SHARE`) of the prompts' time
@@ -43,6 +44,9 @@ SAVES = 0.7
 # Guesses are computed where that makes a step's answers so much faster in all, and none of them slower than this.
 PAYS = 1.05
 UNHURT = 0.9
+# From 64 tokens on llama.cpp's flash attention on a CPU computes in another way, and the same tokens get slightly other
+# logits: an answer must not depend on what was guessed.
+MOST_AHEAD = 63
 
 # The oldest prompt's part of the time that several prompts share.
 LONG_SHARE = 0.5
@@ -166,14 +170,14 @@ class Scheduler:
         plain = self._cost.predict(tokens, done)
         take, best = [1] * tokens, [1] * tokens
         expected = [1.0] * tokens
-        most, longest = 0.0, self._max_stall * (ALONE_STALLS if len(works) == 1 else 1)
-        for likely, index in guesses[: self._ubatch - tokens]:
+        most = 0.0
+        for likely, index in guesses[: min(self._ubatch, MOST_AHEAD) - tokens]:
             done += work_of(works[index].computed + take[index], 1)
             take[index] += 1
             expected[index] += likely
             tokens += 1
             seconds = self._cost.predict(tokens, done)
-            if not 0 < seconds <= longest:
+            if not 0 < seconds <= self._max_stall:
                 break
             gain = sum(expected) / len(works) * plain / seconds
             if gain > max(most, PAYS) and min(expected) * plain >= UNHURT * seconds:

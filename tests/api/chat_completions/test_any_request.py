@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ds4trio.api.chat_completions import ChatCompletions
-from ds4trio.api.errors import ApiError
+from ds4trio.api.errors import ApiError, openai_error_document
 from ds4trio.api.task import Task
 from ds4trio.chat import Conversation
 from ds4trio.engine import Sampling
@@ -63,7 +62,7 @@ def check(request: bytes) -> None:
     task = outcome(request)
     if isinstance(task, ApiError):
         assert task.message
-        assert json.loads(ChatCompletions().error_document(task))["error"]["message"] == task.message
+        assert json.loads(openai_error_document(task))["error"]["message"] == task.message
         return
     assert isinstance(task.prompt, Conversation)
     assert task.prompt.messages

@@ -224,23 +224,26 @@ ERRORS = [
 
 @pytest.mark.parametrize(("error", "kind"), ERRORS)
 def test_an_error_has_anthropics_type(error: ApiError, kind: str) -> None:
-    document = json.loads(Messages().error_document(error))
+    document = json.loads(Messages().error_document(error, request_id="req_0"))
     assert ErrorResponse.model_validate(document).error.type == kind
     assert document["type"] == "error"
-    assert document["request_id"] is None
     assert document["error"]["message"] == error.message
-    assert json.loads(new_document().error(error)) == json.loads(new_stream().refusal(error)) == document
+    told = json.loads(new_document().error(error))
+    assert told == json.loads(new_stream().refusal(error))
+    assert (told["error"], told["request_id"]) == (document["error"], f"req_{FRAME.id}")
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, "authentication_error"), (413, "request_too_large")])
 def test_a_status_has_its_type(status: int, kind: str) -> None:
     error = ApiError("no")
     error.status = status
-    assert json.loads(Messages().error_document(error))["error"] == {"type": kind, "message": "no"}
+    assert json.loads(Messages().error_document(error, request_id="req_0"))["error"] == {"type": kind, "message": "no"}
 
 
 def test_an_errors_details_are_members_of_it() -> None:
-    error = json.loads(Messages().error_document(ContextLengthError(9, 8, param="messages")))["error"]
+    error = json.loads(Messages().error_document(ContextLengthError(9, 8, param="messages"), request_id="req_0"))[
+        "error"
+    ]
     assert error["code"] == "context_length_exceeded"
     assert error["param"] == "messages"
     assert (error["n_prompt_tokens"], error["n_ctx"]) == (9, 8)

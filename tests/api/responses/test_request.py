@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds4trio.api.errors import ApiError, InvalidRequestError
+from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error_document
 from ds4trio.api.responses import Responses, ResponseStore
 from ds4trio.api.responses import reasoning as packing
 from ds4trio.api.responses.answer import ResponsesDocument, ResponsesStream
@@ -39,7 +39,7 @@ def read(*items: object) -> tuple[Message, ...]:
 def refused(**members: object) -> InvalidRequestError:
     with pytest.raises(InvalidRequestError) as caught:
         parse(**members)
-    json.loads(PROTOCOL.error_document(caught.value))
+    json.loads(openai_error_document(caught.value))
     return caught.value
 
 

@@ -7,7 +7,7 @@ from ds4trio.cache.disk import Match
 from ds4trio.engine.base import Phase, Progress
 from ds4trio.engine.batching.keeper import BLOCK
 from tests.engine.batching import bench as clients
-from tests.engine.batching.bench import Bench, tokens_of
+from tests.engine.batching.bench import LEAST_KEPT, Bench, tokens_of
 from tests.engine.batching.fake_disk import FakeDisk
 from tests.engine.batching.fake_memory import KINDS
 from tests.engine.batching.kinds import every_kind, that_roll_back
@@ -56,6 +56,16 @@ def test_what_a_kill_costs_is_the_block_that_was_being_filled(kind: MemoryKind) 
     after.run()
     again.check()
     assert again.cached > computed - BLOCK - 128  # a step may end with two blocks of which one is saved
+
+
+@that_roll_back
+def test_the_first_block_of_a_long_prompt_is_kept_as_soon_as_it_is_full(kind: MemoryKind) -> None:
+    disk = FakeDisk()
+    bench = Bench(kind, disk=disk)
+    one = bench.ask(tokens_of(1, 2500))
+    bench.until(lambda: one.request.computed >= BLOCK)
+    assert one.request.computed < LEAST_KEPT
+    assert len(disk.payloads) == 1
 
 
 @every_kind
