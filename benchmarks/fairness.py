@@ -72,7 +72,7 @@ async def first_token(server: ServerProcess, body: dict[str, Any]) -> float:
 async def talking(server: ServerProcess) -> AsyncGenerator[StreamClient, None]:
     """A stream that has begun to answer, and answers as long as the block lasts."""
     # Never the same: a request that was there before goes on with the answer that it had.
-    story = f"Tell me a long story. {fresh_prompt(5)}"
+    story = f"Tell me a long story. {fresh_prompt(50)}"
     body = chat_body(story, max_tokens=2000, ignore_eos=True, logprobs=True)
     async with open_client(server.port, body) as client, trio.open_nursery() as nursery:
         await client.wait_for_token()

@@ -110,7 +110,7 @@ async def cancels(server: ServerProcess, report: Report, tries: int) -> None:
         return freed, await short_first_token(server)
 
     async def in_decode() -> tuple[float, float]:
-        async with open_client(server.port, chat_body(f"Tell me a story. {fresh_prompt(5)}", temperature=0)) as client:
+        async with open_client(server.port, chat_body(f"Tell me a story. {fresh_prompt(50)}", temperature=0)) as client:
             await client.read_until(b'"content":" ')
             await trio.sleep(random.uniform(0, 0.3))
             freed, _ = await leave_and_time(server, client)

@@ -39,9 +39,13 @@ class StreamEvent:
 WORDS = ("river", "table", "green", "seven", "cloud", "paper", "music", "stone", "light", "winter", "garden", "train")
 
 
+FEWEST_WORDS = 10
+"""That nobody has ever said in this order."""
+
+
 def fresh_prompt(tokens: int) -> str:
-    """A prompt of about ``tokens`` tokens, template included, that shares no prefix with any other."""
-    return " ".join(random.choices(WORDS, k=tokens - 40))
+    """A prompt of about ``tokens`` tokens, template included, that shares no prefix with any other; at least 50."""
+    return " ".join(random.choices(WORDS, k=max(FEWEST_WORDS, tokens - 40)))
 
 
 def chat_body(prompt: str, *, stream: bool = True, **members: Any) -> dict[str, Any]:

@@ -161,8 +161,9 @@ class Scheduler:
 
     def _ahead(self, works: Sequence[Work]) -> list[int]:
         """A step of running answers alone: one token of each, and of what is guessed to follow as much as pays."""
+        # The likeliest first, and of those that are equally likely one of each answer in turn.
         guesses = sorted(
-            ((likely, index) for index, work in enumerate(works) for likely in work.likelihoods), reverse=True
+            (-likely, place, index) for index, work in enumerate(works) for place, likely in enumerate(work.likelihoods)
         )
         if not guesses:
             return [1] * len(works)
@@ -171,10 +172,10 @@ class Scheduler:
         take, best = [1] * tokens, [1] * tokens
         expected = [1.0] * tokens
         most = 0.0
-        for likely, index in guesses[: min(self._ubatch, MOST_AHEAD) - tokens]:
+        for unlikely, _, index in guesses[: max(0, min(self._ubatch, MOST_AHEAD) - tokens)]:
             done += work_of(works[index].computed + take[index], 1)
             take[index] += 1
-            expected[index] += likely
+            expected[index] -= unlikely
             tokens += 1
             seconds = self._cost.predict(tokens, done)
             if not 0 < seconds <= self._max_stall:
