@@ -89,7 +89,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_ram_mb: Annotated[
         int,
         Meta(
-            ge=0, le=2**24, description="memory beside the KV for checkpoints and for requests that wait, MiB of each"
+            ge=0,
+            le=2**24,
+            description="memory beside the KV for checkpoints, requests that wait, idle conversations; MiB of each",
         ),
     ] = 2048
 

@@ -2,11 +2,13 @@
 
 Pure bookkeeping over token ids. It does not know llama.cpp, threads or HTTP; the engine asks it where a new prompt
 should go and tells it what became of every sequence. `prefix_tree` knows which tokens sequences share, `slots` decides
-where a prompt goes and what is lost first, `memory_kind` says what a model's memory can do.
+where a prompt goes and what is lost first, `ram` has what rests outside of the context, `disk` what outlives the
+process, and `memory_kind` says what a model's memory can do.
 """
 
 from ds4trio.cache.memory_kind import Checkpoint, MemoryKind, State
 from ds4trio.cache.prefix_tree import PrefixTree, common_prefix
+from ds4trio.cache.ram import RamStore
 from ds4trio.cache.slots import Cut, Match, Nearest, Placement, Slot, SlotTable
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Nearest",
     "Placement",
     "PrefixTree",
+    "RamStore",
     "Slot",
     "SlotTable",
     "State",

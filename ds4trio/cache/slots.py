@@ -117,6 +117,11 @@ class SlotTable:
         """Cells that cannot be given up: those of slots that are in use."""
         return self._tree.cells(slot.id for slot in self.slots if slot.busy)
 
+    def resting(self, least: int) -> Slot | None:
+        """The slot that has rested longest, of those that have at least so many cells of their own."""
+        idle = (slot for slot in self.slots if not slot.busy and self._tree.own_cells(slot.id) >= least)
+        return min(idle, key=lambda slot: slot.last_used, default=None)
+
     def own_cells(self, slot: Slot) -> int:
         """Cells of a slot that would be free without it."""
         return self._tree.own_cells(slot.id)

@@ -41,7 +41,7 @@ class RequestLog:
             return
         if self._loading_since is not None:
             log.info(
-                "%s %d of %d prompt tokens cached, from the disk too, in %.3fs",
+                "%s %d of %d prompt tokens cached, brought back in %.3fs",
                 self._name,
                 progress.prefilled_tokens,
                 progress.prompt_tokens,

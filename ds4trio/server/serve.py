@@ -6,9 +6,11 @@ breaks a peer that vanished without a word or never reads (3 s set, broken after
 
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 import hypercorn.trio
 import hypercorn.trio.run
@@ -26,6 +28,8 @@ log = logging.getLogger("ds4trio")
 
 # Hypercorn's default of 100 makes 1,000 simultaneous connects take 9 s.
 BACKLOG = 2048
+# Connections that may wait, more or less; shells often allow 1,024 files, though they may be asked for more.
+FILES = 16_384
 # Long enough for clients that pool connections. Not longer, since Hypercorn keeps a connection that its client has
 # closed while idle until this time has passed (0.18: the idle task outlives the end of the input).
 IDLE_CONNECTION_SECONDS = 15
@@ -65,6 +69,15 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
+def allow_files() -> None:
+    """Let this process have many connections, as far as its owner may. Not a checkpoint."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # macOS has a limit that it does not tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 async def serve(settings: Settings, *, on_ready: Callable[[str, str], None] = lambda _url, _name: None) -> int:
     """Run a server until SIGTERM or SIGINT; returns the exit status.
 
@@ -73,6 +86,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[str, str], None] = la
     before anything is opened.
     """
     app = build_app(settings)
+    allow_files()
     with listen(settings) as listener:
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -12,34 +12,78 @@ __all__ = ["stated_priority"]
 NORMAL_URGENCY = 3
 LEAST_URGENT = 7
 
-_KEY = r"[a-z*][a-z0-9_\-.*]*+"
-_BARE_ITEM = (
-    r"(?:-?(?:\d{1,12}\.\d{1,3}|\d{1,15})(?![\d.])"  # a number
-    r'|"(?:[ !#-\[\]-~]|\\["\\])*+"'  # a string
-    r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*+"  # a token
-    r"|:[A-Za-z0-9+/]*+=*+:"  # bytes in base64
-    r"|\?[01])"  # a boolean
-)
-_PARAMETERS = rf"(?:; *+{_KEY}(?:={_BARE_ITEM})?)*+"
-_INNER_LIST = rf"\( *+(?:{_BARE_ITEM}{_PARAMETERS}(?: ++|(?=\))))*+\)"
-_MEMBER = re.compile(
-    rf"(?P<key>{_KEY})(?:=(?:(?P<item>{_BARE_ITEM})|{_INNER_LIST}))?{_PARAMETERS}[ \t]*+(?:(?P<comma>,)[ \t]*+|\Z)",
+_KEY = re.compile(r"[a-z*][a-z0-9_\-.*]*")
+_BARE_ITEM = re.compile(
+    r"-?(?:\d{1,12}\.\d{1,3}|\d{1,15})(?![\d.])"  # a number
+    r'|"(?:[ !#-\[\]-~]|\\["\\])*"'  # a string
+    r"|[A-Za-z*][!#$%&'*+\-.^_`|~0-9A-Za-z:/]*"  # a token
+    r"|:[A-Za-z0-9+/]*=*:"  # bytes in base64
+    r"|\?[01]",  # a boolean
     re.ASCII,
 )
+_SPACES = re.compile(" *")
+_COMMA = re.compile(r"[ \t]*,[ \t]*")
+_END = re.compile(r"[ \t]*\Z")
 _INTEGER = re.compile(r"-?[0-9]+")
+
+
+class _MalformedError(Exception):
+    pass
 
 
 def stated_priority(header: str) -> int | None:
     """`Task.priority` for the header's value, several lines joined by commas; None where it says nothing valid."""
-    stated = ""
-    start, more = len(header) - len(header.lstrip(" ")), True
-    while more:
-        member = _MEMBER.match(header, start)
-        if member is None:
-            return None
-        if member["key"] == "u":
-            stated = member["item"] or ""  # the last one counts, whatever it is
-        start, more = member.end(), member["comma"] is not None
+    try:
+        stated = _members(header).get("u", "")
+    except _MalformedError:
+        return None
     if not _INTEGER.fullmatch(stated) or not 0 <= int(stated) <= LEAST_URGENT:
         return None
     return int(stated) - NORMAL_URGENCY
+
+
+def _members(text: str) -> dict[str, str]:
+    """The members of a dictionary, the last of each key; the text of an item, empty for a list and for none."""
+    members, at, more = {}, _past(_SPACES, text, 0), True
+    while more:
+        start = at
+        at = _past(_KEY, text, at)
+        key, item = text[start:at], ""
+        if text.startswith("=(", at):
+            at = _past_list(text, at + 1)
+        elif text.startswith("=", at):
+            start = at + 1
+            at = _past(_BARE_ITEM, text, start)
+            item = text[start:at]
+        at = _past_parameters(text, at)
+        members[key] = item
+        more = (comma := _COMMA.match(text, at)) is not None
+        at = comma.end() if comma is not None else _past(_END, text, at)
+    return members
+
+
+def _past_list(text: str, at: int) -> int:
+    """The place behind the inner list that begins there."""
+    at = _past(_SPACES, text, at + 1)
+    while not text.startswith(")", at):
+        at = _past_parameters(text, _past(_BARE_ITEM, text, at))
+        if not text.startswith((" ", ")"), at):
+            raise _MalformedError
+        at = _past(_SPACES, text, at)
+    return _past_parameters(text, at + 1)
+
+
+def _past_parameters(text: str, at: int) -> int:
+    """The place behind the parameters, if there are any."""
+    while text.startswith(";", at):
+        at = _past(_KEY, text, _past(_SPACES, text, at + 1))
+        if text.startswith("=", at):
+            at = _past(_BARE_ITEM, text, at + 1)
+    return at
+
+
+def _past(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    if match is None:
+        raise _MalformedError
+    return match.end()

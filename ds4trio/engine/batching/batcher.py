@@ -46,6 +46,8 @@ WORTH_WAITING = 64
 """Tokens of a prefix that another request is computing anyway."""
 PATIENCE = 8
 """Steps that one waits for another who gets no further: others go before that one, and might not before this one."""
+IDLE_SHARE = 0.2
+"""Of a step, what attention over idle cells takes where nearly all are (2 cores, SmolLM2: 0.17 to 0.4)."""
 ROLLING_SHARE = 0.05
 """Of a chunk's time, what saving the state after it may take: a cancel then loses no more than the chunk that runs."""
 
@@ -65,10 +67,10 @@ class Batcher(Generic[Row]):
     """Computes sequences on one memory. Everything here runs on the one thread that computes.
 
     ``state_bytes`` limits the checkpoints, and as much again the states of those that wait for cells; what goes beyond
-    is computed again. ``tell`` hands an update to a sequence's listener, ``flush`` sends what was told; ``text`` spells
-    tokens. What is at least ``least_kept`` tokens long is kept on ``disk``, if there is one; ``wake`` is called, from
-    any thread, when a block of it has come and a step is due. With ``draft`` what answers repeat is guessed and
-    computed ahead, where the memory can roll back.
+    is computed again. Conversations that rest may take ``rest_bytes`` outside of the cells. ``tell`` hands an update to
+    a sequence's listener, ``flush`` sends what was told; ``text`` spells tokens. What is at least ``least_kept`` tokens
+    long is kept on ``disk``, if there is one; ``wake`` is called, from any thread, when a block of it has come and a
+    step is due. With ``draft`` what answers repeat is guessed and computed ahead, where the memory can roll back.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Batcher(Generic[Row]):
         *,
         slots: int,
         state_bytes: int,
+        rest_bytes: int,
         scheduler: Scheduler,
         tell: Callable[[Sequence[Row], Update], None],
         flush: Callable[[], None],
@@ -101,20 +104,18 @@ class Batcher(Generic[Row]):
         self._save_seconds = 0.0
         self._drafts = draft and not memory.kind.whole_only
         self._room_for_drafts = True
-        self._keeper = (
-            Keeper(
-                memory,
-                disk,
-                self._slots,
-                least=least_kept,
-                seconds=scheduler.seconds,
-                wake=wake,
-                text=text,
-                clock=clock,
-            )
-            if disk is not None
-            else None
+        self._keeper = Keeper(
+            memory,
+            disk,
+            self._slots,
+            rest_bytes=rest_bytes,
+            least=least_kept,
+            seconds=scheduler.seconds,
+            wake=wake,
+            text=text,
+            clock=clock,
         )
+        self._idle_cost = 0.0
 
     def add(self, sequence: Sequence[Row]) -> None:
         """Compute a sequence from the next step on; its listener hears `Released` in the end."""
@@ -129,8 +130,7 @@ class Batcher(Generic[Row]):
         """Let go of all; what they leave is kept on disk."""
         for sequence in [*self.sequences]:
             self._end(sequence)
-        if self._keeper is not None:
-            self._keeper.close()
+        self._keeper.close()
 
     def step(self) -> bool:
         """One batch: place, compose, decode, and act on what came of it. Blocks.
@@ -142,7 +142,7 @@ class Batcher(Generic[Row]):
         moved = self._load_all() or len(self.sequences) < before
         placed = [sequence for sequence in self.sequences if sequence.slot is not None and sequence.loading is None]
         self._guess(placed)
-        take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds if self._keeper else 0.0)
+        take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds)
         work = [(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
         if not work:
             return moved
@@ -176,8 +176,9 @@ class Batcher(Generic[Row]):
                     self._fail(sequence, EngineError("llama.cpp could not compute a batch"))
             case Outcome.SKIPPED:
                 pass
-        if self._keeper is not None:
-            self._keeper.save(self.sequences, self._clock() - started)
+        took = self._clock() - started
+        self._keeper.save(self.sequences, took)
+        self._rest_idle(took)
         return True
 
     def _guess(self, placed: list[Sequence[Row]]) -> None:
@@ -190,8 +191,6 @@ class Batcher(Generic[Row]):
 
     def _load_all(self) -> bool:
         """Go on with all that come from the disk; False if nothing has come."""
-        if self._keeper is None:
-            return False
         some = False
         for sequence in [sequence for sequence in self.sequences if sequence.loading is not None]:
             self._flush()
@@ -300,8 +299,7 @@ class Batcher(Generic[Row]):
             except Exception as error:  # one request's fault must not end the others
                 self._fail(sequence, _failure(error))
                 return
-        if self._keeper is not None:
-            self._keeper.placed(sequence, keep)
+        self._keeper.placed(sequence, keep)
         self._tell(sequence, sequence.progress)
 
     def _bring_back(self, placement: Placement) -> bool:
@@ -390,7 +388,7 @@ class Batcher(Generic[Row]):
         if due:
             sequence.borders.pop()
             self._slots.note(slot, checkpoint)
-            if self._keeper is not None and self._kind.whole_only:
+            if self._kind.whole_only:
                 self._keeper.checkpoint(sequence)
 
     def _continue(self, sequence: Sequence[Row], rows: Seq[Row]) -> None:
@@ -454,6 +452,18 @@ class Batcher(Generic[Row]):
             self._memory.clear(slot.id)
         self._slots.cut(slot, sequence.computed)
 
+    def _rest_idle(self, seconds: float) -> None:
+        """Move the slot that has rested longest out of the cells once idle cells have cost more than moving it does."""
+        slot = self._slots.resting(WORTH_SAVING)
+        if slot is None:
+            self._idle_cost = 0.0
+            return
+        cells = self._slots.cells
+        self._idle_cost += seconds * IDLE_SHARE * (cells - self._slots.busy_cells) / cells
+        if self._idle_cost >= self._keeper.rest_seconds(slot) and self._keeper.rest(slot):
+            self._forget(slot)
+            self._idle_cost = 0.0
+
     # --- when cells run short -----------------------------------------------------------------------------------------
 
     def _make_room(self, tokens: int) -> None:
@@ -488,8 +498,7 @@ class Batcher(Generic[Row]):
         """Take a sequence's cells; its state is kept outside of them while there is room for it."""
         slot = sequence.slot
         assert slot is not None
-        if self._keeper is not None:
-            self._keeper.stop(sequence)
+        self._keeper.stop(sequence)
         self._book(sequence)
         kept = sum(len(other.saved.data) for other in self.sequences if other.saved is not None)
         if (
@@ -517,8 +526,7 @@ class Batcher(Generic[Row]):
             sequence.writer.close()
         if sequence.slot is not None:
             self._book(sequence)
-            if self._keeper is not None:
-                self._keeper.ended(sequence)
+            self._keeper.ended(sequence)
             self._slots.release(sequence.slot)
             sequence.slot = None
         self._tell(sequence, Released())

@@ -1,4 +1,4 @@
-"""Which KV goes to disk, and how it comes back.
+"""Which KV leaves the context, for the memory beside it or for the disk, and how it comes back.
 
 Theory of operation. A sequence is kept as blocks of `BLOCK` tokens, named by all that stands before them, so the same
 conversation has the same blocks in every slot and after every restart. After each step `Keeper.save` copies the next
@@ -10,6 +10,9 @@ When a prompt is placed and the disk has more of it than the slots, its blocks a
 one of them into the memory before each step. Others compute meanwhile; when it ends, for whatever reason, the prompt is
 computed from where it came to.
 
+What rests in a slot costs those that compute, so `Keeper.rest` moves it out of the context, block by block too, into a
+`RamStore`: only where the memory can be cut at any token, since a window is gone before its conversation rests.
+
 Where the memory cannot be cut, a block is a whole state and stands alone. They are written at some of the checkpoints,
 so that all together are no more than twice the last, and at the two moments above.
 
@@ -20,9 +23,10 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
-from ds4trio.cache import Slot, SlotTable, State
+from ds4trio.cache import RamStore, Slot, SlotTable, State
 from ds4trio.cache.disk import Block, Match, block_id
 from ds4trio.cache.disk.block import TOKEN
 from ds4trio.engine.batching.memory import Memory
@@ -45,6 +49,8 @@ SAVING_SHARE = 0.5
 """Of what the last step took: so long may saving its blocks take, but one is saved in any case."""
 ENDING_SECONDS = 0.25
 """What saving a conversation that ends may take."""
+SAVED_PER_SECOND = 50_000.0
+"""Tokens whose KV can be copied, before that was measured."""
 WORDS = 24
 """Tokens whose text says which prompt a block belongs to."""
 
@@ -94,9 +100,10 @@ class Keeper(Generic[Row]):
     def __init__(
         self,
         memory: Memory[Row],
-        disk: Disk,
+        disk: Disk | None,
         slots: SlotTable,
         *,
+        rest_bytes: int,
         least: int,
         seconds: Callable[[int, int], float],
         wake: Callable[[], None],
@@ -106,6 +113,7 @@ class Keeper(Generic[Row]):
         self._memory = memory
         self._kind = memory.kind
         self._disk = disk
+        self._ram = RamStore(space_bytes=rest_bytes, clock=time.time)
         self._slots = slots
         self._least = least
         self._seconds = seconds
@@ -114,6 +122,7 @@ class Keeper(Generic[Row]):
         self._clock = clock
         self._bytes_per_second = 0.0
         self._block_bytes = 0
+        self._save_rate = SAVED_PER_SECOND
         self._arrived = 0.0
         self._refused: set[bytes] = set()
         """Blocks that the memory does not take, although it has room."""
@@ -127,14 +136,17 @@ class Keeper(Generic[Row]):
         match = self._match(sequence.tokens[:-1])
         if self._kind.whole_only:
             sequence.kept_until, sequence.written = match.length, 2 * match.length
-            wanted = match.blocks
         else:
             sequence.chain = _full(match)
-            wanted = tuple(block for block in match.blocks if block.end > reusable)
-        if match.length - reusable < LEAST_TAIL or not self._pays(wanted, reusable, match.length):
+        rested = self._usable(self._ram.match(sequence.tokens[:-1]))
+        best = rested if rested.length >= match.length else match
+        wanted = tuple(block for block in best.blocks if block.whole or block.end > reusable)
+        if best.length - reusable < LEAST_TAIL:
             return
-        self._disk.pin(wanted)
-        sequence.loading = Loading(wanted, match.length, deque(wanted))
+        if best is match and not self._pays(wanted, reusable, match.length):
+            return
+        self._shelf(rested=best is rested).pin(wanted)
+        sequence.loading = Loading(wanted, best.length, deque(wanted), rested=best is rested)
         self._read_ahead(sequence.loading)
 
     def load(self, sequence: Sequence[Row], make_room: Callable[[int], bool]) -> bool:
@@ -153,8 +165,9 @@ class Keeper(Generic[Row]):
         if payload is None:
             self.stop(sequence)
         elif self._put(block, payload, slot, range(sequence.computed, end), make_room):
-            self._measure(len(payload), arrived - max(asked, self._arrived))
-            self._arrived = arrived
+            if not loading.rested:
+                self._measure(len(payload), arrived - max(asked, self._arrived))
+                self._arrived = arrived
             sequence.computed = end
             if end == loading.length:
                 self.stop(sequence)
@@ -171,18 +184,30 @@ class Keeper(Generic[Row]):
     def stop(self, sequence: Sequence[Row]) -> None:
         """Load no more of a sequence; what it has stays."""
         if sequence.loading is not None:
-            self._disk.unpin(sequence.loading.blocks)
+            self._shelf(rested=sequence.loading.rested).unpin(sequence.loading.blocks)
             sequence.loading = None
 
+    def _shelf(self, *, rested: bool) -> "RamStore | Disk":
+        if rested:
+            return self._ram
+        assert self._disk is not None
+        return self._disk
+
     def _match(self, tokens: list[int]) -> Match:
-        match = self._disk.match(tokens)
-        for number, block in enumerate(match.blocks):
-            if block.id in self._refused:
-                match = Match(match.blocks[:number], block.start)
-                break
+        """What the disk has of these tokens."""
+        if self._disk is None:
+            return Match()
+        match = self._usable(self._disk.match(tokens))
         if self._kind.window and not self._kind.whole_only and match.blocks and match.blocks[-1].end > match.length:
             # The window that a block holds is the one before its end.
             return Match(match.blocks[:-1], match.blocks[-1].start)
+        return match
+
+    def _usable(self, match: Match) -> Match:
+        """Without what the memory did not take."""
+        for number, block in enumerate(match.blocks):
+            if block.id in self._refused:
+                return Match(match.blocks[:number], block.start)
         return match
 
     def _read_ahead(self, loading: Loading) -> None:
@@ -194,7 +219,11 @@ class Keeper(Generic[Row]):
                 loading.payloads.append((payload, self._clock()))
                 self._wake()
 
-            self._disk.read(block, then)
+            if loading.rested:
+                then(self._ram.read(block))
+            else:
+                assert self._disk is not None
+                self._disk.read(block, then)
 
     def _put(
         self, block: Block, payload: State, slot: Slot, positions: range, make_room: Callable[[int], bool]
@@ -229,11 +258,36 @@ class Keeper(Generic[Row]):
         rate = size / max(seconds, 1e-6)
         self._bytes_per_second += (SMOOTHING if self._bytes_per_second else 1.0) * (rate - self._bytes_per_second)
 
+    # --- to rest ------------------------------------------------------------------------------------------------------
+
+    def rest_seconds(self, slot: Slot) -> float:
+        """About what it takes to move an idle slot out of the context and back; infinite where that cannot be done."""
+        if self._kind.whole_only or self._kind.window or not self._ram.space_bytes:
+            return inf
+        return 2 * self._slots.length(slot) / self._save_rate
+
+    def rest(self, slot: Slot) -> bool:
+        """Copy one more block of an idle slot out of the context; True: all of it is, and its cells are free to go."""
+        tokens = self._slots.tokens(slot)
+        match = self._ram.match(tokens)
+        if match.length == len(tokens):
+            return True
+        chain = _full(match)
+        parent, start = chain[-1] if chain else self._ram.root, BLOCK * len(chain)
+        own = tokens[start : start + BLOCK]
+        block = self._ram.missing(parent, start, own)
+        if block is None:
+            return False
+        payload, _ = self._copy(slot, start, block.end)
+        # Where there is no room for it, it is lost to whoever needs its cells.
+        kept = self._ram.write(block, payload, seconds=self._seconds(start, len(own)))
+        return not kept or block.end == len(tokens)
+
     # --- to the disk --------------------------------------------------------------------------------------------------
 
     def save(self, sequences: Iterable[Sequence[Row]], step_seconds: float) -> None:
         """Copy blocks that are full out of the memory, those that the disk has not: one of each sequence in turn."""
-        if self._kind.whole_only:
+        if self._kind.whole_only or self._disk is None:
             return
         until = self._clock() + SAVING_SHARE * step_seconds
         due = [
@@ -261,14 +315,14 @@ class Keeper(Generic[Row]):
             due = position >= 2 * sequence.kept_until and sequence.written + position <= prompt
         else:
             due = sequence.written + position <= 2 * prompt
-        if due and prompt >= self._least:
+        if due and prompt >= self._least and self._disk is not None:
             self._whole(sequence)
 
     def ended(self, sequence: Sequence[Row]) -> None:
         """Keep what a sequence leaves behind that ends now: full blocks, and all of a prefill that was given up."""
         self.stop(sequence)
         slot = sequence.slot
-        if slot is None or len(sequence.tokens) < self._least:
+        if slot is None or len(sequence.tokens) < self._least or self._disk is None:
             return
         if self._kind.whole_only:
             if not sequence.answering and sequence.computed - sequence.kept_until >= BLOCK:
@@ -282,6 +336,8 @@ class Keeper(Generic[Row]):
 
     def close(self) -> None:
         """Keep the ends of all conversations, before the server stops. All slots are idle."""
+        if self._disk is None:
+            return
         for slot in self._slots.slots:
             tokens = self._slots.tokens(slot)
             if len(tokens) < self._least or self._memory.end_position(slot.id) != len(tokens):
@@ -311,6 +367,7 @@ class Keeper(Generic[Row]):
 
         The id of a full one is in ``chain`` then, whoever has written it.
         """
+        assert self._disk is not None
         start = BLOCK * len(chain)
         own = tokens[start : min(start + BLOCK, computed)]
         if len(own) < (LEAST_TAIL if tail else BLOCK) or (tail and len(own) == BLOCK):
@@ -327,16 +384,23 @@ class Keeper(Generic[Row]):
 
     def _payload(self, slot: Slot, start: int, end: int) -> State | None:
         """The KV of some positions; None where the disk is behind, or the window before their end is gone."""
+        assert self._disk is not None
         if not self._disk.has_room(self._block_bytes):
             return None
         window = self._kind.window
         if window and self._memory.first_position(slot.id) > max(start, end - window + 1):
             return None
-        began = self._clock()
-        payload = self._memory.save_range(slot.id, start, end)
-        self.save_seconds = self._clock() - began
+        payload, self.save_seconds = self._copy(slot, start, end)
         self._block_bytes = len(payload)
         return payload
+
+    def _copy(self, slot: Slot, start: int, end: int) -> tuple[State, float]:
+        """The KV of some positions, and the seconds that copying them took."""
+        began = self._clock()
+        payload = self._memory.save_range(slot.id, start, end)
+        took = self._clock() - began
+        self._save_rate += SMOOTHING * ((end - start) / max(took, 1e-6) - self._save_rate)
+        return payload, took
 
     def _whole(self, sequence: Sequence[Row]) -> None:
         assert sequence.slot is not None
@@ -346,10 +410,12 @@ class Keeper(Generic[Row]):
 
     def _state(self, slot: Slot, tokens: list[int]) -> bool:
         """Have the whole state of a slot that holds ``tokens`` on disk; False: not now."""
+        assert self._disk is not None
         block = self._disk.missing(self._disk.root, 0, tokens, whole=True)
         return block is None or self._write(block, self._memory.save(slot.id, whole=True), tokens)
 
     def _write(self, block: Block, payload: State, tokens: list[int]) -> bool:
+        assert self._disk is not None
         words = " ".join(self._text(tokens[:WORDS]).split()) if block.start == 0 else ""
         return self._disk.write(block, payload, words)
 

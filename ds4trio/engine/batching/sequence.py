@@ -70,14 +70,16 @@ Update = Progress | TextDelta | Finished | EngineError | Released
 
 @dataclass(slots=True, eq=False)
 class Loading:
-    """Blocks that come from the disk, ``length`` tokens in all: to be read, being read (since when), and come.
+    """Blocks that come back, ``length`` tokens in all: to be read, being read (since when), and come.
 
-    The disk's thread appends to ``payloads``, each with the time; None is a block that cannot be had.
+    They have ``rested`` in memory, or come from the disk, whose thread then appends to ``payloads``, each with the
+    time; None is a block that cannot be had.
     """
 
     blocks: tuple[Block, ...]
     length: int
     waiting: deque[Block]
+    rested: bool
     asked: deque[tuple[Block, float]] = field(default_factory=deque)
     payloads: deque[tuple[State | None, float]] = field(default_factory=deque)
 

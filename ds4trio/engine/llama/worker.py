@@ -150,6 +150,7 @@ class Worker:
             context,
             slots=sizes.sequences,
             state_bytes=self._options.state_bytes,
+            rest_bytes=self._options.state_bytes,
             scheduler=Scheduler(
                 ubatch=context.ubatch, max_stall=self._options.max_stall, mixed=not context.kind.whole_only
             ),

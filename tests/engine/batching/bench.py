@@ -225,6 +225,7 @@ class Bench:
         machine: Machine = compute_bound,
         save_seconds: float = 0.0,
         state_bytes: int = 2**30,
+        rest_bytes: int = 0,
         disk: Disk | None = None,
         draft: bool = False,
     ) -> None:
@@ -239,6 +240,7 @@ class Bench:
             self.memory,
             slots=slots,
             state_bytes=state_bytes,
+            rest_bytes=rest_bytes,
             scheduler=self.scheduler,
             tell=lambda sequence, update: self._outbox.append((sequence, update)),
             flush=self.flush,

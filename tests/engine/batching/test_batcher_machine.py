@@ -46,7 +46,13 @@ class BatcherLife(RuleBasedStateMachine):
     @initialize(machine=st.sampled_from(sorted(MACHINES)))
     def open(self, machine: str) -> None:
         self.bench = Bench(
-            KINDS[self.kind], cells=CELLS, slots=SLOTS, ubatch=UBATCH, machine=MACHINES[machine], draft=True
+            KINDS[self.kind],
+            cells=CELLS,
+            slots=SLOTS,
+            ubatch=UBATCH,
+            machine=MACHINES[machine],
+            draft=True,
+            rest_bytes=2**16,
         )
 
     # --- clients ------------------------------------------------------------------------------------------------------
