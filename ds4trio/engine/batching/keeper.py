@@ -229,6 +229,11 @@ class Keeper(Generic[Row]):
         self, block: Block, payload: State, slot: Slot, positions: range, make_room: Callable[[int], bool]
     ) -> bool:
         start, end = positions.start, positions.stop
+        needed = end if block.whole else len(positions)
+        while not block.whole and self._memory.cells - self._slots.cells < needed:
+            # llama.cpp would find out too, but say so in the log, as an error.
+            if not make_room(needed):
+                break
         while True:
             if block.whole:
                 self._memory.clear(slot.id)
@@ -236,7 +241,6 @@ class Keeper(Generic[Row]):
                     return True
             elif self._memory.append(slot.id, start, end, payload):
                 return True
-            needed = end if block.whole else len(positions)
             if not self._kind.window and self._memory.cells - self._slots.cells >= needed:
                 # It is not for want of cells, and would not be the next time. (Sliding layers have cells of their own.)
                 self._refused.add(block.id)
