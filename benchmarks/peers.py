@@ -34,11 +34,6 @@ class Contender:
     host: str
     port: int
 
-    @property
-    def ours(self) -> bool:
-        """Whether it is the one that others are compared with."""
-        return self.name.startswith(OURS)
-
 
 @asynccontextmanager
 async def open_contenders(

@@ -19,18 +19,6 @@ from matplotlib.axes import Axes
 
 __all__ = ["ORDER", "render"]
 
-ORDER = (
-    "throughput",
-    "responsiveness",
-    "drafts",
-    "waiting",
-    "steps",
-    "lifeline",
-    "fairness",
-    "restart",
-    "replay",
-    "cost",
-)
 TITLES = {
     "throughput": "Raw work",
     "responsiveness": "What one client notices of the others",
@@ -43,6 +31,7 @@ TITLES = {
     "replay": "The next turn",
     "cost": "What protocols cost",
 }
+ORDER = tuple(TITLES)
 
 Chart = Callable[[Axes, Any], None]
 
@@ -101,7 +90,6 @@ def lateness(axes: Axes, data: dict[str, list[float]]) -> None:
 CHARTS: dict[str, Chart] = {
     "decode": answers,
     "prefill": prompts,
-    "edit": prompts,
     "responsiveness": shares,
     "lateness": lateness,
 }

@@ -184,7 +184,7 @@ class CollectedAnswer(DocumentAnswer):
 def beat_text(progress: Progress) -> str:
     """``prefill 4096/81722 (5.0%) 271 t/s eta 286s``, ``queued 2/3``, ``decode 17 tokens``.
 
-    ``loading 4096/81722 (5.0%)``: KV from the disk.
+    ``loading 4096/81722 (5.0%)``: KV that comes back, from the disk or from memory beside the context.
     """
     match progress.phase:
         case Phase.QUEUED:

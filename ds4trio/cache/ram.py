@@ -24,7 +24,7 @@ class RamStore:
         self.root = root_id(b"")
         self._index = Index(self.root)
         self._payloads: dict[bytes, State] = {}
-        self.space_bytes = space_bytes
+        self._space_bytes = space_bytes
         self._clock = clock
         self._pins: Counter[bytes] = Counter()
 
@@ -57,7 +57,7 @@ class RamStore:
                 self._drop(other)
         before = self._index.chain(block)
         keep = {each.id for each in before} | self._pins.keys()
-        while self._index.size + len(payload) > self.space_bytes:
+        while self._index.size + len(payload) > self._space_bytes:
             least = self._index.least(keep=keep)
             if least is None:
                 return False

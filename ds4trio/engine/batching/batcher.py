@@ -454,7 +454,7 @@ class Batcher(Generic[Row]):
 
     def _rest_idle(self, seconds: float) -> None:
         """Move the slot that has rested longest out of the cells once idle cells have cost more than moving it does."""
-        slot = self._slots.resting(WORTH_SAVING)
+        slot = self._slots.resting(WORTH_SAVING) if self._keeper.rests else None
         if slot is None:
             self._idle_cost = 0.0
             return

@@ -23,7 +23,6 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
-from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from ds4trio.cache import RamStore, Slot, SlotTable, State
@@ -114,6 +113,8 @@ class Keeper(Generic[Row]):
         self._kind = memory.kind
         self._disk = disk
         self._ram = RamStore(space_bytes=rest_bytes, clock=time.time)
+        self.rests = bool(rest_bytes) and not memory.kind.whole_only and not memory.kind.window
+        """Whether idle slots can be moved out of the context."""
         self._slots = slots
         self._least = least
         self._seconds = seconds
@@ -265,9 +266,7 @@ class Keeper(Generic[Row]):
     # --- to rest ------------------------------------------------------------------------------------------------------
 
     def rest_seconds(self, slot: Slot) -> float:
-        """About what it takes to move an idle slot out of the context and back; infinite where that cannot be done."""
-        if self._kind.whole_only or self._kind.window or not self._ram.space_bytes:
-            return inf
+        """About what it takes to move an idle slot out of the context and back."""
         return 2 * self._slots.length(slot) / self._save_rate
 
     def rest(self, slot: Slot) -> bool:
