@@ -5,6 +5,7 @@
 Runs until it is killed.
 """
 
+import os
 import signal
 import sys
 
@@ -23,7 +24,8 @@ def main() -> None:
     params.n_parallel = int(sys.argv[2])
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
     server = xllamacpp.Server(params)
-    print(f"listening on {server.listening_address}", file=sys.stderr, flush=True)
+    # In one piece and on a line of its own, since the server's threads log to the same stream.
+    os.write(sys.stderr.fileno(), f"\nlistening on {server.listening_address}\n".encode())
     signal.pause()
 
 

@@ -13,12 +13,13 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
-from ds4trio.testing import run_server
+from ds4trio.testing import ServerProcess, run_server
 
-__all__ = ["CTX", "OURS", "THREADS", "Contender", "open_contenders"]
+__all__ = ["CTX", "OURS", "THREADS", "Contender", "open_contenders", "open_ours"]
 
 OURS = "ds4trio"
 CTX = 8192
@@ -36,14 +37,29 @@ class Contender:
 
 
 @asynccontextmanager
+async def open_ours(
+    model: str, *, parallel: int, flags: Sequence[str] = (), source: Path | None = None
+) -> AsyncGenerator[ServerProcess, None]:
+    """This server, as all of them run; the one whose package lies in ``source``, if it is given."""
+    sizes = ("--ctx", str(CTX), "--parallel", str(parallel), "--threads", str(THREADS), "--any-model")
+    # Without -P the directory that this runs in would come first.
+    command = (sys.executable, *(("-P",) if source else ()), "-m", "ds4trio", "serve", "--port", "0", "--model", model)
+    with TemporaryDirectory() as directory:
+        async with run_server(
+            *(*sizes, "--kv-disk-dir", directory, *flags),
+            command=command,
+            environment={"PYTHONPATH": str(source)} if source else None,
+        ) as server:
+            yield server
+
+
+@asynccontextmanager
 async def open_contenders(
     model: str, *, parallel: int, urls: Sequence[str] = (), flags: Sequence[str] = ()
 ) -> AsyncGenerator[list[Contender], None]:
     """Ours with ``flags``, the peers that are installed, and what runs at ``urls``."""
     async with AsyncExitStack() as stack:
-        directory = stack.enter_context(TemporaryDirectory())
-        sizes = ("--ctx", str(CTX), "--parallel", str(parallel), "--threads", str(THREADS))
-        ours = await stack.enter_async_context(run_server("--model", model, *sizes, "--kv-disk-dir", directory, *flags))
+        ours = await stack.enter_async_context(open_ours(model, parallel=parallel, flags=flags))
         contenders = [Contender(OURS, "127.0.0.1", ours.port)]
         for name, command in _installed(model, parallel).items():
             peer = await stack.enter_async_context(run_server(command=command, ready=LISTENING))
@@ -61,7 +77,9 @@ def _installed(model: str, parallel: int) -> dict[str, list[str]]:
     if importlib.util.find_spec("xllamacpp"):
         commands["llama-server"] = [sys.executable, "-m", "benchmarks.llama_server", model, str(parallel)]
     if all(map(importlib.util.find_spec, ("fastapi", "uvicorn", "sse_starlette", "starlette_context"))):
-        sizes = {"n_ctx": CTX, "n_threads": THREADS, "n_threads_batch": THREADS, "port": 0}
-        options = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
+        threads = {"n_threads": THREADS, "n_threads_batch": THREADS}
+        # Unless told so it ends whatever it computes when the next request comes.
+        values = {"host": "127.0.0.1", "port": 0, "n_ctx": CTX, **threads, "interrupt_requests": False}
+        options = [part for name, value in values.items() for part in (f"--{name}", str(value))]
         commands["llama_cpp.server"] = [sys.executable, "-m", "llama_cpp.server", "--model", model, *options]
     return commands

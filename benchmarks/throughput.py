@@ -53,6 +53,8 @@ async def decode(contender: Contender, streams: int) -> float:
         body = body_of(f"Tell me a long story. {fresh_prompt(45)}", answer=ANSWER)
         async with open_client(contender.port, body, host=contender.host) as client:
             await client.read_all()
+            if not client.times_of_tokens:
+                raise EOFError(f"{contender.name} gave no answer: status {client.status}")
             clients.append(client)
 
     async with trio.open_nursery() as nursery:
@@ -63,10 +65,12 @@ async def decode(contender: Contender, streams: int) -> float:
     if since >= until:  # one after the other
         since, until = min(each[0] for each in times), max(each[-1] for each in times)
     tokens = 0.0
-    for each, client in zip(times, clients, strict=True):
-        # A piece of text may be more than a token, or less.
-        per_piece = client.usage["completion_tokens"] / len(each)
-        tokens += per_piece * sum(since < at <= until for at in each)
+    for client in clients:
+        # A piece of text may be several tokens, or less than one; a server that does not count (llama_cpp.server) sends
+        # one in each.
+        sizes = [(client.sent_at + at, len(text)) for at, text in client.pieces]
+        per_letter = client.usage.get("completion_tokens", len(sizes)) / sum(size for _, size in sizes)
+        tokens += per_letter * sum(size for at, size in sizes if since < at <= until)
     return tokens / (until - since)
 
 
@@ -76,31 +80,32 @@ async def prefill(contender: Contender, tokens: int) -> float:
     async with open_client(contender.port, body, host=contender.host) as client:
         took = await client.wait_for_token()
         await client.read_all()
-    return float(client.usage["prompt_tokens"]) / took
+    return float(client.usage.get("prompt_tokens", tokens)) / took
 
 
 async def rounds_of(bare: Bare, contenders: list[Contender], rounds: int) -> tuple[Rates, Rates]:
-    """Decode and prefill, of all in turns; the first round warms everything up and is not counted."""
+    """Decode and prefill, of all in turns; a small one of each, that warms everything up, is not counted."""
     decoding: Rates = defaultdict(lambda: defaultdict(list))
     prefilling: Rates = defaultdict(lambda: defaultdict(list))
 
-    async def one_round() -> None:
-        in_turn = random.sample(contenders, len(contenders))
-        for streams in STREAMS:
-            decoding[BARE][streams].append(streams * ANSWER / await bare.decode(streams, ANSWER))
-            for contender in in_turn:
-                decoding[contender.name][streams].append(await decode(contender, streams))
-        for tokens in PROMPTS:
-            prefilling[BARE][tokens].append(tokens / await bare.prefill(tokens))
-            for contender in in_turn:
-                prefilling[contender.name][tokens].append(await prefill(contender, tokens))
+    async def decode_all(streams: int) -> None:
+        decoding[BARE][streams].append(streams * ANSWER / await bare.decode(streams, ANSWER))
+        for contender in random.sample(contenders, len(contenders)):
+            decoding[contender.name][streams].append(await decode(contender, streams))
 
-    await one_round()
+    async def prefill_all(tokens: int) -> None:
+        prefilling[BARE][tokens].append(tokens / await bare.prefill(tokens))
+        for contender in random.sample(contenders, len(contenders)):
+            prefilling[contender.name][tokens].append(await prefill(contender, tokens))
+
+    await decode_all(STREAMS[0])
+    await prefill_all(PROMPTS[0])
     decoding.clear()
     prefilling.clear()
-    with click.progressbar(range(rounds), label="rounds", file=sys.stderr) as bar:
-        for _ in bar:
-            await one_round()
+    steps = [(measure, size) for measure, sizes in ((decode_all, STREAMS), (prefill_all, PROMPTS)) for size in sizes]
+    with click.progressbar(rounds * steps, label="measures", file=sys.stderr) as bar:
+        for measure, size in bar:
+            await measure(size)
     return decoding, prefilling
 
 

@@ -4,7 +4,7 @@ import sys
 
 from ds4trio import create_app
 from ds4trio.config import ConfigError
-from ds4trio.server.request_log import configure_logging
+from ds4trio.server.monitor import configure_logging
 
 __all__ = ["app"]
 

@@ -62,7 +62,7 @@ def serve(config: str | None, **flags: object) -> None:
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     try:
         settings = load_settings(given, config_file=config)
-        from ds4trio.server.request_log import configure_logging  # noqa: PLC0415 - --help stays fast
+        from ds4trio.server.monitor import configure_logging  # noqa: PLC0415 - --help stays fast
         from ds4trio.server.serve import serve as run  # noqa: PLC0415 - --help stays fast
 
         configure_logging(settings.log_level)

@@ -82,6 +82,12 @@ class UnknownModelError(InvalidRequestError):
         )
 
 
+class NotFoundError(InvalidRequestError):
+    """What the path names is not there."""
+
+    status = 404
+
+
 class OverloadedError(ApiError):
     """Not now: still loading, too many in the queue, or shutting down."""
 

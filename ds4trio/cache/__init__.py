@@ -9,11 +9,13 @@ process, and `memory_kind` says what a model's memory can do.
 from ds4trio.cache.memory_kind import Checkpoint, MemoryKind, State
 from ds4trio.cache.prefix_tree import PrefixTree, common_prefix
 from ds4trio.cache.ram import RamStore
-from ds4trio.cache.slots import Cut, Match, Nearest, Placement, Slot, SlotTable
+from ds4trio.cache.slots import Cut, KvSlot, KvUse, Match, Nearest, Placement, Slot, SlotTable
 
 __all__ = [
     "Checkpoint",
     "Cut",
+    "KvSlot",
+    "KvUse",
     "Match",
     "MemoryKind",
     "Nearest",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from ds4trio.cache.memory_kind import Checkpoint, MemoryKind
 from ds4trio.cache.prefix_tree import PrefixTree
 
-__all__ = ["Cut", "Match", "Nearest", "Placement", "Slot", "SlotTable"]
+__all__ = ["Cut", "KvSlot", "KvUse", "Match", "Nearest", "Placement", "Slot", "SlotTable"]
 
 MOST_CHECKPOINTS = 16
 """Of one slot."""
@@ -89,6 +89,32 @@ class _Offer:
     checkpoint: Checkpoint | None
 
 
+@dataclass(frozen=True, slots=True)
+class KvSlot:
+    """What one conversation has in the KV: ``tokens`` of it, in ``cells`` that no other slot shares."""
+
+    id: int
+    tokens: int
+    cells: int
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KvUse:
+    """What the KV holds, all of it: ``running_cells`` are needed now, ``cached_cells`` may be given up.
+
+    ``beside_bytes`` is memory outside of the cells, for checkpoints and for conversations that rest; ``disk_bytes`` is
+    what is kept on disk, of all models.
+    """
+
+    cells: int
+    running_cells: int
+    cached_cells: int
+    slots: tuple[KvSlot, ...] = ()
+    beside_bytes: int = 0
+    disk_bytes: int = 0
+
+
 class SlotTable:
     """All slots of a context; pure bookkeeping. What it decides, the engine does, and tells it what became of it."""
 
@@ -117,10 +143,20 @@ class SlotTable:
         """Cells that cannot be given up: those of slots that are in use."""
         return self._tree.cells(slot.id for slot in self.slots if slot.busy)
 
-    def resting(self, least: int) -> Slot | None:
-        """The slot that has rested longest, of those that have at least so many cells of their own."""
+    def use(self, cells: int) -> KvUse:
+        """What the slots hold of so many cells."""
+        busy = self.busy_cells
+        slots = (
+            KvSlot(slot.id, length, self._tree.own_cells(slot.id), slot.busy)
+            for slot in self.slots
+            if (length := self._tree.length(slot.id))
+        )
+        return KvUse(cells, busy, self.cells - busy, tuple(slots))
+
+    def resting(self, least: int) -> list[Slot]:
+        """The idle slots that have at least so many cells of their own, the one that has rested longest first."""
         idle = (slot for slot in self.slots if not slot.busy and self._tree.own_cells(slot.id) >= least)
-        return min(idle, key=lambda slot: slot.last_used, default=None)
+        return sorted(idle, key=lambda slot: slot.last_used)
 
     def own_cells(self, slot: Slot) -> int:
         """Cells of a slot that would be free without it."""

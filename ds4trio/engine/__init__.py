@@ -10,6 +10,7 @@ most ``parallel`` of them at once. `llama` does so with llama.cpp on one pinned 
 This room knows tokens and bytes of text. It does not know HTTP, protocols, messages or templates.
 """
 
+from ds4trio.cache import KvSlot, KvUse
 from ds4trio.engine.base import (
     Divergence,
     Engine,
@@ -45,6 +46,8 @@ __all__ = [
     "GenerationRequest",
     "GrammarError",
     "Guide",
+    "KvSlot",
+    "KvUse",
     "ModelInfo",
     "Phase",
     "Progress",

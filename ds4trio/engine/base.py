@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
+from ds4trio.cache import KvUse
+
 __all__ = [
     "Divergence",
     "Engine",
@@ -90,8 +92,9 @@ class Progress:
     """A snapshot of a request, as fresh as the last step that touched it.
 
     ``queue_position`` counts from 1 (next to be started) up to ``queue_length``; both are 0 outside the queue.
-    ``cached_tokens`` of the ``prompt_tokens`` needed no prefill; ``prefilled_tokens`` counts from the start of the
-    prompt and includes them. ``rate`` is the average of this prefill in tokens per second, 0 while unknown.
+    ``cached_tokens`` of the ``prompt_tokens`` needed no prefill, ``loaded_tokens`` of these came from the disk;
+    ``prefilled_tokens`` counts from the start of the prompt and includes them. ``rate`` is the average of this prefill
+    in tokens per second, 0 while unknown.
     ``divergence`` says why no more of the prompt was cached, where that is worth saying.
     """
 
@@ -100,6 +103,7 @@ class Progress:
     queue_length: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    loaded_tokens: int = 0
     prefilled_tokens: int = 0
     output_tokens: int = 0
     rate: float = 0.0
@@ -374,6 +378,11 @@ class Engine(Protocol):
 
     def stop_admission(self) -> None:
         """Start nothing new: requests in the queue and later ones get `EngineStoppedError`. Not a checkpoint."""
+        ...
+
+    @property
+    def kv(self) -> KvUse:
+        """What the KV held a moment ago. Not a checkpoint."""
         ...
 
     @property

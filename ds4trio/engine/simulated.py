@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import trio
 
-from ds4trio.cache import Slot, SlotTable
+from ds4trio.cache import KvUse, Slot, SlotTable
 from ds4trio.engine.admission import Admission, Duration, seconds_left
 from ds4trio.engine.answer_text import AnswerText, guidance
 from ds4trio.engine.base import (
@@ -122,6 +122,11 @@ class SimulatedEngine:
     def info(self) -> ModelInfo:
         """A model description that says that there is none."""
         return self._info
+
+    @property
+    def kv(self) -> KvUse:
+        """What its slots remember; a cell for each token of context."""
+        return self._slots.use(self._info.context_length)
 
     @property
     def running(self) -> int:

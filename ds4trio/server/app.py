@@ -3,6 +3,7 @@
 import re
 import secrets
 
+import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -14,7 +15,8 @@ from ds4trio.engine import Engine
 from ds4trio.server.connection import LifelineConnection
 from ds4trio.server.errors import api_error, error_response, log_breakdown
 from ds4trio.server.host import EngineHost
-from ds4trio.server.lifeline import Lifeline
+from ds4trio.server.monitor import Board
+from ds4trio.server.monitor.routes import add_monitor_routes
 from ds4trio.server.ops import add_ops_routes
 from ds4trio.server.retries import RetryMemory
 from ds4trio.server.routes import add_routes, protocol_error_document
@@ -35,7 +37,7 @@ class App(QuartTrio):
         super().__init__("ds4trio", static_folder=None)
         self.settings = settings
         self.host = host
-        self.live: dict[str, Lifeline] = {}
+        self.board = Board(kv=lambda: host.kv)
         self.retries = RetryMemory(window=settings.retry_window)
         self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
         self.config["BODY_TIMEOUT"] = settings.body_timeout
@@ -57,6 +59,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     @app.before_request
     async def name_request() -> None:
         g.request_id = f"req_{secrets.token_hex(12)}"
+        g.arrived = trio.current_time()
         g.warnings = []
 
     @app.after_request
@@ -83,13 +86,15 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
 
     def error_answer(error: Exception) -> Response:
         told = api_error(error)
+        app.board.refused(request.method, request.path, told)
         if told.code == "internal_error":
             log_breakdown(error)
         return error_response(told, protocol_error_document(request.path, told, request_id=g.request_id))
 
-    add_routes(app, app.host, settings, ResponseStore(), live=app.live, retries=app.retries)
+    add_routes(app, app.host, settings, ResponseStore(), board=app.board, retries=app.retries)
     add_tokenizer_routes(app, app.host)
-    add_ops_routes(app, app.host, settings, app.live)
+    add_ops_routes(app, app.host, settings, app.board)
+    add_monitor_routes(app, app.host, app.board)
     return app
 
 

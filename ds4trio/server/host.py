@@ -14,7 +14,7 @@ from ds4trio.cache.disk import default_directory
 from ds4trio.chat import ChatModel, TemplateFailedError
 from ds4trio.chat.replay import Journal, ReplayMemory
 from ds4trio.config import ConfigError, Settings, demo_model
-from ds4trio.engine import Engine, EngineError, ModelInfo
+from ds4trio.engine import Engine, EngineError, KvUse, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
 from ds4trio.server.errors import first_leaf
 
@@ -49,6 +49,8 @@ class EngineHost:
         self.settled = trio.Event()
         """Set once the state is no longer loading."""
         self.failed = trio.Event()
+        self.draining = trio.Event()
+        """Set once nothing new is started."""
         self.names = settings.served_model_name or (self._path.stem if self._path else "simulated",)
 
     async def run(self) -> None:
@@ -77,6 +79,11 @@ class EngineHost:
             )
         return self._engine
 
+    @property
+    def kv(self) -> KvUse | None:
+        """What the KV holds, None where there is no engine (yet). Not a checkpoint."""
+        return self._engine.kv if self._engine is not None else None
+
     def chat(self) -> ChatModel | None:
         """What makes prompts of conversations, None where the model has no chat template. Raises `ApiError`."""
         self.engine()
@@ -89,6 +96,7 @@ class EngineHost:
 
     def drain(self) -> None:
         """Start nothing new. Not a checkpoint."""
+        self.draining.set()
         if self._engine is not None:
             self._engine.stop_admission()
 

@@ -20,7 +20,7 @@ is known or ``json_grace`` has passed, so `connection` enters the body before it
 
 import math
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -35,7 +35,7 @@ from ds4trio.engine import EngineError, Finished, Generation, Progress, TextDelt
 from ds4trio.server.choices import Choice, Tally
 from ds4trio.server.errors import api_error, first_leaf, log_breakdown
 from ds4trio.server.heartbeat import Heartbeat
-from ds4trio.server.request_log import RequestLog
+from ds4trio.server.monitor import Board, Record
 from ds4trio.server.retries import Attempt
 
 __all__ = ["Lifeline", "LifelineTimes"]
@@ -67,7 +67,7 @@ class Lifeline(ResponseBody):
     """The body of an answer that is still to be computed. `response` is what a view returns.
 
     ``attempt`` computes the ``choices`` side by side; those that have the same prompt wait for the first of them to be
-    prefilled and share its KV. While it is alive the lifeline stands in ``live`` under its record's id.
+    prefilled and share its KV. While it is alive the lifeline stands on the ``board``.
     """
 
     def __init__(
@@ -77,15 +77,16 @@ class Lifeline(ResponseBody):
         choices: Sequence[Choice],
         answer: Answer,
         times: LifelineTimes,
-        record: RequestLog,
-        live: "MutableMapping[str, Lifeline]",
+        record: Record,
+        board: Board,
     ) -> None:
         self._attempt = attempt
-        self._live = live
+        self._board = board
         self._choices = choices
         self._answer = answer
         self._times = times
         self._record = record
+        record.where = lambda: self.progress
         self._tally = Tally()
         self._first: Generation | None = None
         self._running: list[Generation] = []
@@ -94,6 +95,7 @@ class Lifeline(ResponseBody):
         self._written_at = 0.0
         self._committed = False
         self._failed = False
+        self._stopped = False
         self._cancelled_at: float | None = None
         self._ended = trio.Event()
         # Its deadline runs while the client has bytes to take and takes none.
@@ -114,8 +116,7 @@ class Lifeline(ResponseBody):
         A checkpoint; cancelling it leaves nothing behind.
         """
         async with AsyncExitStack() as stack:
-            self._live[self._record.id] = self
-            stack.callback(self._live.pop, self._record.id)
+            stack.enter_context(self._board.showing(self._record, self))
             await stack.enter_async_context(self._attempt)
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             await self._nursery.start(self._compute)
@@ -204,6 +205,7 @@ class Lifeline(ResponseBody):
         """End the answer with ``error`` in its protocol's own form and stop computing. Not a checkpoint."""
         if not self._ended.is_set():
             self.cause = cause
+            self._stopped = True
             self._fail(error)
             self._compute_scope.cancel()
 
@@ -219,8 +221,8 @@ class Lifeline(ResponseBody):
                 log_breakdown(error)
             self._fail(api_error(error))
         finally:
-            if self._cancelled_at is not None and not self._ended.is_set():
-                self._record.cancelled(self.cause, self.progress, time.monotonic() - self._cancelled_at)
+            if self._cancelled_at is not None and (self._stopped or not self._ended.is_set()):
+                self._record.cancelled(self.cause, time.monotonic() - self._cancelled_at)
         if self._first is None:
             task_status.started()
 
@@ -263,6 +265,7 @@ class Lifeline(ResponseBody):
                 if self._ended.is_set():  # events that were there before the answer was stopped
                     return
                 if isinstance(event, TextDelta):
+                    self._record.sampled()
                     if (delta := choice.read(event)) is not None:
                         self._write(self._answer.delta(index, delta))
                     if not choice.complete:
@@ -287,7 +290,7 @@ class Lifeline(ResponseBody):
         self._write(self._answer.end(index, ending))
 
     def _heard(self, progress: Progress) -> None:
-        self._record.progress(progress)
+        self._record.progressed(progress)
         if self._committed and not self._ended.is_set():
             self._write(self._answer.prefill(progress))
 
@@ -303,7 +306,7 @@ class Lifeline(ResponseBody):
                 # The client is behind with what it has: another beat would tell it nothing.
                 self._written_at = trio.current_time()
             elif self._written_at == last:
-                self._write(self._answer.beat(self.progress, beat.form))
+                self._write(self._answer.beat(self.progress, beat.form), beat=beat.form)
 
     async def _watch_client(self) -> None:
         """Task 3: a client that takes no bytes is gone, also when the last bytes are all that it has to take."""
@@ -325,8 +328,9 @@ class Lifeline(ResponseBody):
         if self._ended.is_set():
             return
         self._failed = True
-        # What is wrong with a request may quote it.
-        self._record.failed(f"{error.code}" if error.status < SERVER_ERROR else error.message)
+        if not self._stopped:
+            # What is wrong with a request may quote it.
+            self._record.failed(f"{error.code}" if error.status < SERVER_ERROR else error.message)
         # Called in any case, since a protocol may keep more of an answer than its bytes.
         last_word = self._answer.error(error)
         if self._committed:
@@ -343,8 +347,9 @@ class Lifeline(ResponseBody):
         self._write(data)
         self._wake.set()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, *, beat: str = "") -> None:
         if data:
+            self._record.wrote(beat=beat)
             self._written_at = trio.current_time()
             self._outbox.append(data)
             self._wake.set()

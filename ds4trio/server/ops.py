@@ -1,7 +1,6 @@
 """What a server says of itself: its models, its health, and llama-server's ``/props`` and ``/slots``."""
 
 import time
-from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from quart_trio import QuartTrio
@@ -11,13 +10,13 @@ from ds4trio.api.errors import ApiError, InvalidRequestError, UnknownModelError
 from ds4trio.config import Settings
 from ds4trio.engine import Phase
 from ds4trio.server.host import EngineHost
-from ds4trio.server.lifeline import Lifeline
+from ds4trio.server.monitor import Board
 
 __all__ = ["add_ops_routes"]
 
 
-def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, live: Mapping[str, Lifeline]) -> None:
-    """Register the endpoints. ``live`` holds the answers that are being computed, by request id."""
+def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: Board) -> None:
+    """Register the endpoints."""
     started = int(time.time())
 
     @app.get("/v1/models")
@@ -91,7 +90,7 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, live: M
         info = host.engine().info
         running = [
             (id, progress)
-            for id, lifeline in live.items()
+            for id, lifeline in board.live.items()
             for progress in lifeline.running
             if progress.phase is not Phase.QUEUED
         ]
@@ -113,10 +112,6 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, live: M
             {"id": number, "n_ctx": info.context_length, "is_processing": False}
             for number in range(len(busy), len(busy) + idle)
         ]
-
-    @app.get("/")
-    async def about() -> dict[str, Any]:
-        return {"name": "ds4trio", "version": __version__, "models": list(host.names), "health": "/health"}
 
     @app.post("/v1/embeddings")
     async def embeddings() -> NoReturn:

@@ -6,7 +6,7 @@ protocol is one line in `add_routes`.
 
 import re
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from quart import Response, g, request
@@ -25,8 +25,8 @@ from ds4trio.server.errors import UnsupportedMediaTypeError
 from ds4trio.server.heartbeat import heartbeat_for, patience
 from ds4trio.server.host import EngineHost
 from ds4trio.server.lifeline import Lifeline, LifelineTimes
+from ds4trio.server.monitor import Board, Record, RequestLog
 from ds4trio.server.prompts import Prepared, count_tokens, prepare
-from ds4trio.server.request_log import RequestLog
 from ds4trio.server.retries import RetryMemory, retry_key
 from ds4trio.server.urgency import stated_priority
 
@@ -64,10 +64,10 @@ def add_routes(
     settings: Settings,
     store: ResponseStore,
     *,
-    live: MutableMapping[str, Lifeline],
+    board: Board,
     retries: RetryMemory,
 ) -> None:
-    """Register the endpoints. ``live`` holds the answers that are being computed, by request id."""
+    """Register the endpoints."""
     responses = Responses(store)
 
     def add(path: str, protocol: WireProtocol) -> None:
@@ -107,17 +107,27 @@ def add_routes(
             prompts=prepared.prompts,
         )
         headers = {name.lower(): value for name, value in request.headers.items()}
+        answer = task.answer(frame)
         return Lifeline(
             attempt=retries.attempt(engine, key, name=f"{task.kind} {g.request_id}"),
             choices=prepared.choices,
-            answer=task.answer(frame),
+            answer=answer,
             times=LifelineTimes(
                 heartbeat=heartbeat_for(headers, interval=settings.heartbeat_interval, form=settings.heartbeat),
                 json_grace=min(settings.json_grace, patience(headers)),
                 stall_timeout=settings.stall_timeout,
             ),
-            record=RequestLog(task.kind, g.request_id, quotes=settings.log_prompts),
-            live=live,
+            record=Record(
+                id=g.request_id,
+                kind=task.kind,
+                model=task.model or host.names[0],
+                client=headers.get("user-agent", ""),
+                streams=answer.streams,
+                arrived=g.arrived,
+                log=RequestLog(task.kind, g.request_id, quotes=settings.log_prompts),
+                metrics=board.metrics,
+            ),
+            board=board,
         )
 
     async def tokens_of(parse: Callable[[bytes], Task]) -> int:
@@ -169,7 +179,7 @@ def add_routes(
 
     @app.post("/v1/responses/<response_id>/cancel")
     async def cancel_response(response_id: str) -> Response:
-        running = live.get(f"req_{response_id.removeprefix('resp_')}")
+        running = board.live.get(f"req_{response_id.removeprefix('resp_')}")
         if running is not None and running.kind == "responses":
             running.stop(CancelledError(), "the client cancelled it")
         return json_response(responses.response_document(response_id))

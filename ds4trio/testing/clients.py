@@ -97,6 +97,11 @@ class StreamClient:
         return self._events
 
     @property
+    def pieces(self) -> list[tuple[float, str]]:
+        """The pieces of a chat answer's text, and when they came. A piece may be several tokens."""
+        return [(event.at, text) for event in self.events if (text := _content(event))]
+
+    @property
     def times_of_tokens(self) -> list[float]:
         """When the pieces of a chat answer's text came.
 

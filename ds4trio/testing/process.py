@@ -15,6 +15,9 @@ __all__ = ["LogLine", "ServerProcess", "run_server"]
 
 READY = re.compile(r"on http://(?:127\.0\.0\.1|[\d.]+):(\d+), try")
 
+START_SECONDS = 300
+"""How long a model may take to load."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
@@ -82,7 +85,10 @@ async def run_server(
     command: Sequence[str] = (sys.executable, "-m", "ds4trio", "serve", "--port", "0"),
     ready: re.Pattern[str] = READY,
 ) -> AsyncGenerator[ServerProcess, None]:
-    """Start a server on a free port, wait until its model is loaded, and stop it with SIGTERM at the end."""
+    """Start a server on a free port, wait until its model is loaded, and stop it with SIGTERM at the end.
+
+    Raises `trio.TooSlowError` where that takes more than five minutes.
+    """
     process = await trio.lowlevel.open_process(
         [*command, *flags], stderr=subprocess.PIPE, env={**os.environ, **(environment or {})}
     )
@@ -90,7 +96,8 @@ async def run_server(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server._read_log)
         try:
-            line = await server.wait_log(ready.pattern)
+            with trio.fail_after(START_SECONDS):
+                line = await server.wait_log(ready.pattern)
             match = ready.search(line.text)
             assert match is not None
             server.port = int(match[1])

@@ -155,7 +155,7 @@ async def answered(protocol: str, answer: str, sent: list[bytes]) -> list[AsgiCa
             async with call_asgi(app, body, path=path) as call:
                 await call.ended.wait()
             calls.append(call)
-        assert (engine.running, engine.waiting, app.live) == (0, 0, {})
+        assert (engine.running, engine.waiting, app.board.live) == (0, 0, {})
     return calls
 
 

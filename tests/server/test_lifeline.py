@@ -221,7 +221,7 @@ async def test_response_can_be_cancelled_by_its_id_and_ends_as_its_protocol_says
     async with running(simulated) as app, call_asgi(app, body, path="/v1/responses") as call:
         await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(after)
-        (request_id,) = app.live
+        (request_id,) = app.board.live
         path = f"/v1/responses/{request_id.replace('req_', 'resp_')}"
         async with call_asgi(app, b"{}", path=f"{path}/cancel") as cancel:
             await cancel.ended.wait()
@@ -241,12 +241,12 @@ async def test_response_can_be_cancelled_by_its_id_and_ends_as_its_protocol_says
 async def test_only_responses_can_be_cancelled_by_id(autojump_clock: MockClock) -> None:
     async with running(engine()) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as chat:
         await chat.wait_for(b"role")
-        (request_id,) = app.live
+        (request_id,) = app.board.live
         path = f"/v1/responses/{request_id.replace('req_', 'resp_')}/cancel"
         async with call_asgi(app, b"{}", path=path) as cancel:
             await cancel.ended.wait()
         assert cancel.status == 404
-        assert list(app.live) == [request_id]
+        assert list(app.board.live) == [request_id]
         await chat.ended.wait()
     assert check_chat_stream(chat.body)[0]["finish_reason"] == "stop"
 
@@ -291,7 +291,7 @@ async def test_nothing_follows_the_end_of_an_answer_that_was_stopped(autojump_cl
         generation.push(TextDelta("hello ", 1))
         await call.wait_for(b"hello")
         generation.push(TextDelta("LATE", 2))
-        next(iter(app.live.values())).stop(CancelledError(), "a test")
+        next(iter(app.board.live.values())).stop(CancelledError(), "a test")
         await call.ended.wait()
     assert b"LATE" not in call.body
     if path == "/v1/responses":
@@ -304,7 +304,7 @@ async def test_response_whose_client_left_does_not_stay_in_progress(autojump_clo
     async with running(engine()) as app:
         async with call_asgi(app, {"input": prompt_of(TOKENS), "stream": True}, path="/v1/responses") as call:
             await call.wait_for(b"response.created")
-            (request_id,) = app.live
+            (request_id,) = app.board.live
         async with call_asgi(app, method="GET", path=f"/v1/responses/{request_id.replace('req_', 'resp_')}") as stored:
             await stored.ended.wait()
     assert json.loads(stored.body)["status"] == "cancelled"

@@ -295,7 +295,7 @@ async def test_an_answer_that_the_server_stopped_is_not_kept(autojump_clock: Clo
         async with call_asgi(app, chat_body("hi")) as first:
             await first.wait_for(b"words")
             first.reading = trio.Event()  # so that its client leaves after it was stopped
-            next(iter(app.live.values())).stop(CancelledError(), "a test")
+            next(iter(app.board.live.values())).stop(CancelledError(), "a test")
             await trio.sleep(1)
         assert app.retries.kept == 0
         _, seconds = await ask(app, chat_body("hi"))
@@ -331,7 +331,7 @@ async def test_a_retry_waits_for_its_twin_to_stop(autojump_clock: Clock) -> None
             await first.wait_for_arrivals(more_than=len(first.arrivals))
         first.leave()
         await trio.testing.wait_all_tasks_blocked()
-        assert app.live, "it is leaving"
+        assert app.board.live, "it is leaving"
         retry, seconds = await ask(app, chat_body("hi"))
     assert contents(retry) == WHOLE
     assert seconds == pytest.approx(0.5 + 14 * TOKEN, abs=2 * TOKEN)

@@ -14,12 +14,14 @@ No thread, no mailbox, no llama.cpp: `Memory` is what computes, and a test's may
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Generic, TypeVar
 
-from ds4trio.cache import Checkpoint, Match, Placement, Slot, SlotTable, common_prefix
+from ds4trio.cache import Checkpoint, KvUse, Match, Placement, Slot, SlotTable, common_prefix
 from ds4trio.engine.base import Divergence, EngineError, FinishReason
 from ds4trio.engine.batching.divergence import BEFORE, FROM, divergence
 from ds4trio.engine.batching.keeper import Disk, Keeper
@@ -68,9 +70,10 @@ class Batcher(Generic[Row]):
 
     ``state_bytes`` limits the checkpoints, and as much again the states of those that wait for cells; what goes beyond
     is computed again. Conversations that rest may take ``rest_bytes`` outside of the cells. ``tell`` hands an update to
-    a sequence's listener, ``flush`` sends what was told; ``text`` spells tokens. What is at least ``least_kept`` tokens
-    long is kept on ``disk``, if there is one; ``wake`` is called, from any thread, when a block of it has come and a
-    step is due. With ``draft`` what answers repeat is guessed and computed ahead, where the memory can roll back.
+    a sequence's listener; ``flush`` sends what was told, unless it can wait for the seconds that it gets. ``text``
+    spells tokens. What is at least ``least_kept`` tokens long is kept on ``disk``, if there is one; ``wake`` is called,
+    from any thread, when a block of it has come and a step is due. With ``draft`` what
+    answers repeat is guessed and computed ahead, where the memory can roll back.
     """
 
     def __init__(
@@ -82,7 +85,7 @@ class Batcher(Generic[Row]):
         rest_bytes: int,
         scheduler: Scheduler,
         tell: Callable[[Sequence[Row], Update], None],
-        flush: Callable[[], None],
+        flush: Callable[[float], None],
         text: Callable[[list[int]], str],
         disk: Disk | None = None,
         least_kept: int = 0,
@@ -121,6 +124,13 @@ class Batcher(Generic[Row]):
         """Compute a sequence from the next step on; its listener hears `Released` in the end."""
         self.sequences.append(sequence)
 
+    @property
+    def use(self) -> KvUse:
+        """What the memory holds, but for the latest tokens of answers."""
+        saved = sum(len(sequence.saved.data) for sequence in self.sequences if sequence.saved is not None)
+        beside = self._slots.checkpoint_bytes + saved + self._keeper.resting_bytes
+        return replace(self._slots.use(self._memory.cells), beside_bytes=beside)
+
     def drop_cancelled(self) -> None:
         """Let go of those that were cancelled."""
         for sequence in [sequence for sequence in self.sequences if sequence.cancelled]:
@@ -148,15 +158,17 @@ class Batcher(Generic[Row]):
             return moved
         owners = [sequence for sequence, _ in work]
         spans = [sequence.span(count) for sequence, count in work]
+        expected = self._scheduler.expected(placed, take)
         # A batch may take seconds: what is known before it starts is told before it starts. And no sooner: whoever
         # hears of it wants the interpreter, which is free while llama.cpp computes (a hop that is fought for costs a
         # step 5 %).
-        self._flush()
+        self._flush(expected)
         started = self._clock()
         # An abort spoils every sequence of a batch where the memory cannot roll back, so there it may only hit a
         # batch that is one sequence's own.
         may_abort = not self._kind.whole_only or len(owners) == 1
-        outcome, rows = self._memory.decode(spans, owners, may_abort=may_abort)
+        gives_way = self._scheduler.gives_way(self.sequences, expected)
+        outcome, rows = self._memory.decode(spans, owners, may_abort=may_abort, gives_way=gives_way)
         match outcome:
             case Outcome.DONE:
                 seconds = self._clock() - started
@@ -181,6 +193,17 @@ class Batcher(Generic[Row]):
         self._rest_idle(took)
         return True
 
+    def tidy(self) -> bool:
+        """While nobody wants anything: copy a block of what rests, so that its cells cost nobody anything later.
+
+        False: there is nothing to do.
+        """
+        for slot in self._slots.resting(WORTH_SAVING) if self._keeper.rests else ():
+            if self._keeper.copied(slot) is None:
+                self._keeper.rest(slot)
+                return True
+        return False
+
     def _guess(self, placed: list[Sequence[Row]]) -> None:
         """Guess how answers go on."""
         for sequence in placed:
@@ -193,7 +216,7 @@ class Batcher(Generic[Row]):
         """Go on with all that come from the disk; False if nothing has come."""
         some = False
         for sequence in [sequence for sequence in self.sequences if sequence.loading is not None]:
-            self._flush()
+            self._flush(math.inf)
             if not self._keeper.load(sequence, self._give_up_some):
                 continue
             some = True
@@ -263,7 +286,7 @@ class Batcher(Generic[Row]):
 
     def _place(self, sequence: Sequence[Row], match: Match) -> None:
         """Give a sequence its slot, with as much of its prompt as any slot still has."""
-        self._flush()  # bringing a state back may take its time
+        self._flush(math.inf)  # bringing a state back may take its time
         if not sequence.begun:
             sequence.divergence = self._divergence(sequence, match)
         saved = sequence.saved
@@ -300,6 +323,7 @@ class Batcher(Generic[Row]):
                 self._fail(sequence, _failure(error))
                 return
         self._keeper.placed(sequence, keep)
+        self._rest_idle(self._scheduler.seconds(keep, sequence.left))
         self._tell(sequence, sequence.progress)
 
     def _bring_back(self, placement: Placement) -> bool:
@@ -453,16 +477,29 @@ class Batcher(Generic[Row]):
         self._slots.cut(slot, sequence.computed)
 
     def _rest_idle(self, seconds: float) -> None:
-        """Move the slot that has rested longest out of the cells once idle cells have cost more than moving it does."""
-        slot = self._slots.resting(WORTH_SAVING) if self._keeper.rests else None
-        if slot is None:
+        """Free the cells of what rests, once they have cost as much as it does to bring it back.
+
+        So much time has been computed beside them, or is about to be.
+        """
+        resting = self._slots.resting(WORTH_SAVING) if self._keeper.rests else []
+        if not resting:
             self._idle_cost = 0.0
             return
         cells = self._slots.cells
         self._idle_cost += seconds * IDLE_SHARE * (cells - self._slots.busy_cells) / cells
-        if self._idle_cost >= self._keeper.rest_seconds(slot) and self._keeper.rest(slot):
-            self._forget(slot)
-            self._idle_cost = 0.0
+        for slot in resting:
+            copied = self._keeper.copied(slot)
+            if copied is False:
+                continue
+            price = self._keeper.rest_seconds(slot)
+            if self._idle_cost < price:
+                return
+            if copied is None:
+                self._keeper.rest(slot)
+                return
+            if self._keeper.still_copied(slot):
+                self._forget(slot)
+                self._idle_cost -= price
 
     # --- when cells run short -----------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ When a prompt is placed and the disk has more of it than the slots, its blocks a
 one of them into the memory before each step. Others compute meanwhile; when it ends, for whatever reason, the prompt is
 computed from where it came to.
 
-What rests in a slot costs those that compute, so `Keeper.rest` moves it out of the context, block by block too, into a
-`RamStore`: only where the memory can be cut at any token, since a window is gone before its conversation rests.
+What rests in a slot costs those that compute, so `Keeper.rest` copies it out of the context, block by block too, into a
+`RamStore`; its cells can go then. Only where the memory can be cut at any token, since a window is gone before its
+conversation rests.
 
 Where the memory cannot be cut, a block is a whole state and stands alone. They are written at some of the checkpoints,
 so that all together are no more than twice the last, and at the two moments above.
@@ -123,7 +124,9 @@ class Keeper(Generic[Row]):
         self._clock = clock
         self._bytes_per_second = 0.0
         self._block_bytes = 0
-        self._save_rate = SAVED_PER_SECOND
+        self._save_rate = self._restore_rate = SAVED_PER_SECOND
+        self._copies: dict[int, tuple[int, bool]] = {}
+        """By slot: when it was used last, and whether all of it was copied then, or nothing more has room."""
         self._arrived = 0.0
         self._refused: set[bytes] = set()
         """Blocks that the memory does not take, although it has room."""
@@ -162,13 +165,17 @@ class Keeper(Generic[Row]):
             return False
         block, asked = loading.asked.popleft()
         payload, arrived = loading.payloads.popleft()
-        end = min(block.end, loading.length)
+        began, end = self._clock(), min(block.end, loading.length)
         if payload is None:
             self.stop(sequence)
         elif self._put(block, payload, slot, range(sequence.computed, end), make_room):
-            if not loading.rested:
+            if loading.rested:
+                restored = (end - sequence.computed) / max(self._clock() - began, 1e-6)
+                self._restore_rate += SMOOTHING * (restored - self._restore_rate)
+            else:
                 self._measure(len(payload), arrived - max(asked, self._arrived))
                 self._arrived = arrived
+                sequence.from_disk += end - sequence.computed
             sequence.computed = end
             if end == loading.length:
                 self.stop(sequence)
@@ -181,6 +188,11 @@ class Keeper(Generic[Row]):
                 self._memory.clear(slot.id)
                 self._slots.cut(slot, 0)
         return True
+
+    @property
+    def resting_bytes(self) -> int:
+        """Memory that conversations take that were moved out of the context."""
+        return self._ram.size
 
     def stop(self, sequence: Sequence[Row]) -> None:
         """Load no more of a sequence; what it has stays."""
@@ -265,26 +277,40 @@ class Keeper(Generic[Row]):
 
     # --- to rest ------------------------------------------------------------------------------------------------------
 
-    def rest_seconds(self, slot: Slot) -> float:
-        """About what it takes to move an idle slot out of the context and back."""
-        return 2 * self._slots.length(slot) / self._save_rate
+    def copied(self, slot: Slot) -> bool | None:
+        """Whether all of an idle slot is outside of the context too; None: not all that has room there (see `rest`)."""
+        used, copied = self._copies.get(slot.id, (None, False))
+        return copied if used == slot.last_used else None
 
-    def rest(self, slot: Slot) -> bool:
-        """Copy one more block of an idle slot out of the context; True: all of it is, and its cells are free to go."""
+    def rest_seconds(self, slot: Slot) -> float:
+        """About what it takes to bring an idle slot back, and before that to copy it, unless it is `copied`."""
+        tokens = self._slots.length(slot)
+        return tokens / self._restore_rate + (0 if self.copied(slot) else tokens / self._save_rate)
+
+    def rest(self, slot: Slot) -> None:
+        """Copy one more block of an idle slot out of the context, and see whether that was the last one."""
         tokens = self._slots.tokens(slot)
         match = self._ram.match(tokens)
         if match.length == len(tokens):
-            return True
+            self._copies[slot.id] = slot.last_used, True
+            return
         chain = _full(match)
         parent, start = chain[-1] if chain else self._ram.root, BLOCK * len(chain)
         own = tokens[start : start + BLOCK]
         block = self._ram.missing(parent, start, own)
-        if block is None:
-            return False
-        payload, _ = self._copy(slot, start, block.end)
-        # Where there is no room for it, it is lost to whoever needs its cells.
-        kept = self._ram.write(block, payload, seconds=self._seconds(start, len(own)))
-        return not kept or block.end == len(tokens)
+        if block is not None:
+            payload, _ = self._copy(slot, start, block.end)
+            if self._ram.write(block, payload, seconds=self._seconds(start, len(own))):
+                return
+        self._copies[slot.id] = slot.last_used, False
+
+    def still_copied(self, slot: Slot) -> bool:
+        """Whether all of a `copied` slot is there still: what was copied later may have taken its room."""
+        tokens = self._slots.tokens(slot)
+        if self._ram.match(tokens).length == len(tokens):
+            return True
+        self._copies[slot.id] = slot.last_used, False
+        return False
 
     # --- to the disk --------------------------------------------------------------------------------------------------
 

@@ -53,11 +53,12 @@ class Memory(Protocol[Row_co]):
     ubatch: int
 
     def decode(
-        self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
+        self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool, gives_way: float = 0.0
     ) -> tuple[Outcome, Sequence[Sequence[Row_co]]]:
         """Compute one batch and give each span's rows of logits, valid until the next batch.
 
-        A cancel of one of the ``owners`` ends the batch with `Outcome.ABORTED` if it ``may_abort``.
+        A cancel of one of the ``owners`` ends the batch with `Outcome.ABORTED` if it ``may_abort``; so does a newcomer
+        in its first ``gives_way`` seconds.
         """
         ...
 

@@ -7,9 +7,10 @@ step. The rules:
 *Beside others* a step is filled with prompts as long as it is expected to stay within ``max_stall``. A few tokens go in
 in any case, so a machine whose decoding alone takes longer gets on too.
 
-*Alone* a prompt keeps nobody waiting but a newcomer, so its steps may take twice that. They are doubled further only
-where each doubling saves much: where a step costs about the same whatever it holds. A doubling of which nothing is
-known is tried after one that did, and small steps come first of all, to have something to compare with.
+*Alone* a prompt keeps nobody waiting but a newcomer, so its steps may take twice that; and twice that again where a
+newcomer stops them, which it does as long as less than half is lost (see `Scheduler.gives_way`). They are doubled
+further only where each doubling saves much: where a step costs about the same whatever it holds. A doubling of which
+nothing is known is tried after one that did, and small steps come first of all, to have something to compare with.
 
 *Guesses* of what answers go on with are computed ahead as far as that is expected to bring more tokens per second and
 costs no other answer more than a tenth of its speed, within ``max_stall``. Not beside prompts, which have a better use
@@ -37,7 +38,8 @@ __all__ = ["Scheduler", "Share", "Work"]
 LEAST = 16
 LEAST_ALONE = 64
 
-# Alone, a prompt's step may take so many times the longest stall, and more where a doubling saves 30 % per token.
+# Alone, a prompt's step may take so many times the longest stall, twice as many where it gives way to newcomers, and
+# more where a doubling saves 30 % per token.
 ALONE_STALLS = 2
 SAVES = 0.7
 
@@ -52,6 +54,9 @@ MOST_AHEAD = 63
 LONG_SHARE = 0.5
 # What it had beyond that, alone, lets others pass; but it never stands still for longer than twice so many steps.
 AHEAD_STEPS = 8
+
+# Steps of answers alone are many and alike: one of so many is enough to learn from.
+ALIKE = 4
 
 # Forced text is short (the frame of a tool call). A longer one is an answer that lost its KV and is computed again.
 FORCED = 64
@@ -105,15 +110,18 @@ class Scheduler:
     """Decides the steps of one context, and learns what they take.
 
     A step holds at most ``ubatch`` tokens, which is at least twice the number of sequences, and should take at most
-    ``max_stall`` seconds. ``mixed`` is false for memories that cannot roll back.
+    ``max_stall`` seconds. ``mixed`` is false for memories that cannot roll back. ``stoppable`` says that a running step
+    can be stopped and computed again.
     """
 
-    def __init__(self, *, ubatch: int, max_stall: float, mixed: bool = True) -> None:
+    def __init__(self, *, ubatch: int, max_stall: float, mixed: bool = True, stoppable: bool = False) -> None:
         self._ubatch = ubatch
         self._max_stall = max_stall
         self._mixed = mixed
+        self._stoppable = stoppable and mixed
         self._cost = StepCost()
         self._chunk_was_last = False
+        self._alike = 0
 
     def plan(self, works: Sequence[Work], *, reserved: float = 0.0) -> list[int]:
         """How many tokens of each of ``works`` the next step takes; they come in the order of arrival, oldest first.
@@ -140,13 +148,26 @@ class Scheduler:
             self._fill(take, works, prompts[:1], stall - turn, beside=(0, 0.0))
         return take
 
+    def expected(self, works: Sequence[Work], take: Sequence[int]) -> float:
+        """Seconds that the step of ``take`` is expected to take; 0.0 before any step was measured."""
+        done = sum(work_of(work.computed, count) for work, count in zip(works, take, strict=True))
+        return self._cost.predict(sum(take), done)
+
+    def gives_way(self, works: Sequence[Work], seconds: float) -> float:
+        """For how long a step that takes so many ``seconds`` may be stopped by a newcomer."""
+        lone = len(works) == 1 and not works[0].answering
+        return seconds / 2 if self._stoppable and lone and seconds > self._max_stall else 0.0
+
     def learn(self, works: Sequence[Work], take: Sequence[int], seconds: float) -> None:
         """Note what the step that computed ``take`` took, before ``works`` are advanced by it. It was not empty."""
+        prompts = [index for index, work in enumerate(works) if not _decodes(work)]
+        self._chunk_was_last = any(take[index] for index in prompts)
+        self._alike = 0 if prompts or sum(take) > len(works) else self._alike + 1
+        if self._alike % ALIKE and self._cost.known(sum(take)):
+            return
         spans = [(count, work_of(work.computed, count)) for work, count in zip(works, take, strict=True)]
         self._cost.learn(sum(take), sum(work for _, work in spans), seconds)
         parts = self._cost.parts(spans, seconds)
-        prompts = [index for index, work in enumerate(works) if not _decodes(work)]
-        self._chunk_was_last = any(take[index] for index in prompts)
         spent = sum(parts[index] for index in prompts)
         if spent and (oldest := _oldest(works)) is not None:
             share = works[oldest].share
@@ -202,7 +223,7 @@ class Scheduler:
         most = min(work.reach, self._ubatch)
         least = LEAST_ALONE if self._cost.known(LEAST) else LEAST
         trusted = min(most, max(self._cost.horizon, least))
-        fitting = self._cost.fit(work.computed, trusted, ALONE_STALLS * self._max_stall)
+        fitting = self._cost.fit(work.computed, trusted, ALONE_STALLS * (1 + self._stoppable) * self._max_stall)
         size = max(fitting, min(most, least))
         larger = least
         while larger < most and least == LEAST_ALONE:

@@ -89,10 +89,11 @@ class Sequence(Generic[Row]):
     """One request.
 
     ``begin`` makes its writer, on the computing thread. ``tokens`` are the prompt and what was sampled; the KV of the
-    first ``computed`` of them is in ``slot``. Of these ``cached`` were there when the request was first placed,
-    ``kept`` when it last was; those may be fewer or what it computed itself, since a full KV takes its slot from the
-    youngest; ``saved`` then is its state, and ``older`` are the checkpoints before it. ``rolling`` is the state after
-    its latest chunk, and ``borders`` are the positions where checkpoints are due, the next one last.
+    first ``computed`` of them is in ``slot``. Of these ``cached`` were there when the request was first placed
+    (``from_disk`` is what had to be read), ``kept`` when it last was; those may be fewer or what it computed itself,
+    since a full KV takes its slot from the youngest; ``saved`` then is its state, and ``older`` are the checkpoints
+    before it. ``rolling`` is the state after its latest chunk, and ``borders`` are the positions where checkpoints are
+    due, the next one last.
     It waits until its ``leader`` has computed ``wanted`` tokens of a prefix that both have; ``idle`` counts the steps
     in which that one got no further than ``seen``.
     While it is ``loading``, its KV comes from the disk. The disk has the blocks of ``chain``, or a state of its first
@@ -123,6 +124,7 @@ class Sequence(Generic[Row]):
     answered: float = 0.0
     decoded: float = 0.0
     slot: Slot | None = None
+    from_disk: int = 0
     saved: Checkpoint | None = None
     older: list[Checkpoint] = field(default_factory=list)
     rolling: Checkpoint | None = None
@@ -180,6 +182,7 @@ class Sequence(Generic[Row]):
             phase=Phase.LOADING if self.loading else Phase.DECODE if self.answering else Phase.PREFILL,
             prompt_tokens=prompt,
             cached_tokens=min(self.cached, prompt),
+            loaded_tokens=min(self.from_disk, self.cached, prompt),
             prefilled_tokens=min(max(self.computed, self.cached), prompt),
             output_tokens=self.sampled,
             rate=(self.computed - self.kept) / elapsed if self.computed > self.kept and elapsed > 0 else 0.0,

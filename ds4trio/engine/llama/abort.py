@@ -8,6 +8,7 @@ llama-cpp-python 0.3.36): what a GPU has begun runs to the end of its batch.
 
 import ctypes
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -21,7 +22,7 @@ __all__ = ["AbortFlag"]
 class AbortFlag:
     """Knows whose work is in the running batch, so that an abort never hits somebody else's.
 
-    `cancel` is called by any thread, `batch` by the worker. Both take one lock for a few instructions.
+    `cancel` and `make_way` are called by any thread, `batch` by the worker. Both take one lock for a few instructions.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class AbortFlag:
         self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
         self._lock = threading.Lock()
         self._owners: Collection[Cancellable] = ()
+        self._gives_way_until = 0.0
         self._closed = False
 
     def install(self, context: llama_cpp.llama_context_p) -> None:
@@ -42,6 +44,12 @@ class AbortFlag:
             if owner in self._owners:
                 self._buffer[0] = b"\1"
 
+    def make_way(self) -> None:
+        """Stop the running batch for somebody who is new, if it gives way still: it is computed again with theirs."""
+        with self._lock:
+            if time.perf_counter() < self._gives_way_until:
+                self._buffer[0] = b"\1"
+
     def close(self) -> None:
         """Stop the running batch, whoever owns it, and every later one."""
         with self._lock:
@@ -49,17 +57,19 @@ class AbortFlag:
             self._buffer[0] = b"\1"
 
     @contextmanager
-    def batch(self, owners: Collection[Cancellable], *, may_abort: bool) -> Iterator[bool]:
+    def batch(self, owners: Collection[Cancellable], *, may_abort: bool, gives_way: float = 0.0) -> Iterator[bool]:
         """Publish the owners of a batch while it runs; gives False if one of them was cancelled before.
 
-        With ``may_abort`` false a cancel waits for the end of the batch.
+        With ``may_abort`` false a cancel waits for the end of the batch. Within its first ``gives_way`` seconds it
+        stops for newcomers too.
         """
         with self._lock:
             self._buffer[0] = b"\1" if self._closed else b"\0"
             valid = not self._closed and not any(owner.cancelled for owner in owners)
             self._owners = owners if may_abort else ()
+            self._gives_way_until = time.perf_counter() + gives_way if gives_way else 0.0
         try:
             yield valid
         finally:
             with self._lock:
-                self._owners = ()
+                self._owners, self._gives_way_until = (), 0.0

@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -73,30 +74,22 @@ class Context:
         # llama.cpp takes no larger ubatch than the context, and a larger batch than that aborts the process.
         self.ubatch = int(llama_cpp.llama_n_ubatch(pointer))
         self._memory = llama_cpp.llama_get_memory(pointer)
-        self._batch = llama_cpp.llama_batch_init(self.ubatch, 0, 1)
+        self._batch = _Batch(self.ubatch)
         self._spare = int(llama_cpp.llama_n_seq_max(pointer)) - 1
 
     def decode(
-        self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
+        self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool, gives_way: float = 0.0
     ) -> tuple[Outcome, list[list[Logits]]]:
         """See `Memory.decode`."""
-        batch, row = self._batch, 0
+        self._batch.clear()
         rows: list[list[Logits]] = []
         for span in spans:
-            silent = len(span.tokens) - span.rows
-            for offset, token in enumerate(span.tokens):
-                batch.token[row] = token
-                batch.pos[row] = span.position + offset
-                batch.n_seq_id[row] = 1
-                batch.seq_id[row][0] = span.sequence_id
-                batch.logits[row] = offset >= silent
-                row += 1
-            rows.append([Logits(self.pointer, index, self._row_type) for index in range(row - span.rows, row)])
-        batch.n_tokens = row
-        with self._abort.batch(owners, may_abort=may_abort) as valid:
+            end = self._batch.add(span)
+            rows.append([Logits(self.pointer, row, self._row_type) for row in range(end - span.rows, end)])
+        with self._abort.batch(owners, may_abort=may_abort, gives_way=gives_way) as valid:
             if not valid:
                 return Outcome.SKIPPED, rows
-            code = llama_cpp.llama_decode(self.pointer, batch)
+            code = llama_cpp.llama_decode(self.pointer, self._batch.struct)
             # A GPU computes on after llama_decode has returned, up to a batch behind: what is done has to be done.
             llama_cpp.llama_synchronize(self.pointer)
         return CODES.get(code, Outcome.FAILED), rows
@@ -157,9 +150,45 @@ class Context:
         self.clear(self._spare)
         return restored and self.end_position(sequence_id) == end
 
-    def close(self) -> None:
-        """Free the batch; the context is freed by `open_context`."""
-        llama_cpp.llama_batch_free(self._batch)
+
+class _Batch:
+    """A ``llama_batch`` over arrays of our own, which are filled by slices: one by one, ctypes takes a while."""
+
+    def __init__(self, most: int) -> None:
+        self._tokens = np.zeros(most, np.int32)
+        self._positions = np.zeros(most, np.int32)
+        self._sequences = np.zeros(most, np.int32)
+        self._counts = np.ones(most, np.int32)
+        self._wanted = np.zeros(most, np.int8)
+        # Each token has a list of sequences, of one here.
+        self._lists = self._sequences.ctypes.data + self._sequences.itemsize * np.arange(most, dtype=np.uintp)
+        self.struct = llama_cpp.llama_batch(
+            token=_pointer(self._tokens, llama_cpp.llama_token),
+            pos=_pointer(self._positions, llama_cpp.llama_pos),
+            n_seq_id=_pointer(self._counts, ctypes.c_int32),
+            seq_id=_pointer(self._lists, ctypes.POINTER(llama_cpp.llama_seq_id)),
+            logits=_pointer(self._wanted, ctypes.c_int8),
+        )
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.struct.n_tokens = 0
+
+    def add(self, span: Span) -> int:
+        """Append a span; returns the number of tokens so far."""
+        start = self.struct.n_tokens
+        end = start + len(span.tokens)
+        self._tokens[start:end] = span.tokens
+        self._positions[start:end] = range(span.position, span.position + end - start)
+        self._sequences[start:end] = span.sequence_id
+        self._wanted[start:end] = False
+        self._wanted[end - span.rows : end] = True
+        self.struct.n_tokens = end
+        return int(end)
+
+
+def _pointer(array: npt.NDArray[Any], kind: type[Any]) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
 @contextmanager
@@ -182,9 +211,7 @@ def open_context(model: Model, options: ContextOptions, abort: AbortFlag) -> Ite
             "types do not go with this model; try a smaller --ctx, or --cache-type-k f16 --cache-type-v f16"
         )
     abort.install(pointer)
-    context = Context(pointer, abort, model.memory, model.vocabulary.size)
     try:
-        yield context
+        yield Context(pointer, abort, model.memory, model.vocabulary.size)
     finally:
-        context.close()
         llama_cpp.llama_free(pointer)

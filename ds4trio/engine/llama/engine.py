@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import trio
 
+from ds4trio.cache import KvUse
 from ds4trio.engine.admission import Admission, Duration, Ticket, seconds_left
 from ds4trio.engine.base import (
     EngineError,
@@ -32,7 +33,7 @@ from ds4trio.engine.llama.continuation import Continuation
 from ds4trio.engine.llama.grammar import Grammar
 from ds4trio.engine.llama.kv_disk import DiskOptions
 from ds4trio.engine.llama.model import ModelTokenizer, ended
-from ds4trio.engine.llama.worker import Loaded, LoadProgress, Worker, WorkerOptions
+from ds4trio.engine.llama.worker import Loaded, LoadProgress, News, Worker, WorkerOptions
 
 __all__ = ["LlamaEngine", "LlamaOptions", "open_llama_engine"]
 
@@ -88,11 +89,17 @@ class LlamaEngine:
         self._compiling = trio.CapacityLimiter(COMPILED_AT_ONCE)
         self._live: set[LlamaGeneration] = set()
         self._ended = False
+        self._kv = KvUse(loaded.info.context_length, 0, 0)
 
     @property
     def info(self) -> ModelInfo:
         """What is known of the model."""
         return self._loaded.info
+
+    @property
+    def kv(self) -> KvUse:
+        """What the worker said last."""
+        return self._kv
 
     @property
     def running(self) -> int:
@@ -236,7 +243,19 @@ class LlamaGeneration:
         if isinstance(event, EngineError):
             raise event
         self._finished = isinstance(event, Finished)
-        return event
+        return self._together(event) if isinstance(event, TextDelta) else event
+
+    def _together(self, first: TextDelta) -> TextDelta:
+        """A delta and all plain ones that have come behind it, as one: whoever reads them has less to do."""
+        deltas = [first]
+        while self._events and _plain(deltas[-1]) and isinstance(event := self._events[0], TextDelta) and _plain(event):
+            deltas.append(event)
+            self._events.popleft()
+        if len(deltas) == 1:
+            return first
+        text = "".join(delta.text for delta in deltas)
+        tokens = tuple(token for delta in deltas for token in delta.tokens)
+        return TextDelta(text, deltas[-1].output_tokens, tokens=tokens)
 
     async def suspend(self) -> Suspended:
         """Stop the worker and take the writer from it."""
@@ -303,6 +322,10 @@ class LlamaGeneration:
                 self._rest.close()
 
 
+def _plain(delta: TextDelta) -> bool:
+    return not delta.special and not delta.logprobs
+
+
 @asynccontextmanager
 async def open_llama_engine(
     options: LlamaOptions, *, on_load: Callable[[float], None] = lambda _: None
@@ -317,6 +340,7 @@ async def open_llama_engine(
     admission = Admission(parallel=options.parallel, max_queue=options.max_queue)
     ready = trio.Event()
     loaded: list[Loaded] = []
+    engine: LlamaEngine | None = None
 
     def run_all(calls: list[Callable[[], None]]) -> None:
         # What is raised here would end Trio's loop, and every client with it.
@@ -326,17 +350,19 @@ async def open_llama_engine(
             except Exception as error:
                 log.error("what listens to the engine failed: %s", breakdown(error))
 
-    def hear(news: LoadProgress | Loaded) -> None:
-        if isinstance(news, LoadProgress):
-            on_load(news.fraction)
-        else:
-            loaded.append(news)
-            ready.set()
+    def hear(news: News) -> None:
+        match news:
+            case LoadProgress():
+                on_load(news.fraction)
+            case Loaded():
+                loaded.append(news)
+                ready.set()
+            case KvUse() if engine is not None:
+                engine._kv = news
 
     worker = Worker(_worker_options(options), post=lambda calls: token.run_sync_soon(run_all, calls))
 
     async with trio.open_nursery() as nursery:
-        engine: LlamaEngine | None = None
 
         async def compute() -> None:
             try:

@@ -77,6 +77,11 @@ class ModelDisk:
         self._closing_seconds = options.closing_seconds
         self.root = self._store.root
 
+    @property
+    def size(self) -> int:
+        """Bytes on disk, those of other models too."""
+        return self._store.size
+
     def open(self) -> None:
         """Learn what is there. Blocks."""
         self._store.open()

@@ -47,8 +47,10 @@ WHOLE_STATE_ARCHITECTURES = frozenset({"deepseek4"})
 class Model:
     """An open ``llama_model``. Thread-safe: nothing in it ever changes."""
 
-    def __init__(self, pointer: llama_cpp.llama_model_p) -> None:
+    def __init__(self, pointer: llama_cpp.llama_model_p, *, on_cpu: bool = True) -> None:
         self.pointer = pointer
+        self.on_cpu = on_cpu
+        """Whether nothing of it was given to another device."""
         self._users = 0
         self._closed = False
         self._failed = False
@@ -163,7 +165,7 @@ def load_model(path: str, *, n_gpu_layers: int, on_progress: Callable[[float], b
     pointer = llama_cpp.llama_model_load_from_file(path.encode(), params)
     if not pointer:
         raise EngineError(f"llama.cpp cannot load {path}: not a GGUF file, damaged, or of an unknown architecture")
-    model = Model(pointer)
+    model = Model(pointer, on_cpu=n_gpu_layers == 0 or not llama_cpp.llama_supports_gpu_offload())
     try:
         yield model
     except BaseException:

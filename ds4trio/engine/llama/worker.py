@@ -8,12 +8,16 @@ hop per step costs 10 to 15 %) and sleeps in the mailbox when there is nothing t
 Other threads call `submit`, `cancel` and `close`; all else happens on the worker's own thread.
 """
 
+import math
 import queue
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from ds4trio.engine.base import EngineError, ModelInfo
+from ds4trio.cache import KvUse
+from ds4trio.engine.base import EngineError, ModelInfo, TextDelta
 from ds4trio.engine.batching import Batcher, Scheduler, Sequence, Update
 from ds4trio.engine.llama.abort import AbortFlag
 from ds4trio.engine.llama.context import Context, ContextOptions, Logits, open_context
@@ -21,7 +25,7 @@ from ds4trio.engine.llama.grammar import GrammarCompiler
 from ds4trio.engine.llama.kv_disk import DiskOptions, ModelDisk, fingerprint
 from ds4trio.engine.llama.model import Model, load_model
 
-__all__ = ["Loaded", "LoadProgress", "Post", "Worker", "WorkerOptions"]
+__all__ = ["Loaded", "LoadProgress", "News", "Post", "Worker", "WorkerOptions"]
 
 # Conversations that stay in the KV beside those that are computed. A sequence costs nothing but the cells that it
 # has, except where each has a window or a recurrent state of its own, which may be hundreds of megabytes.
@@ -29,6 +33,11 @@ KEPT = 12
 KEPT_WITH_STATE = 2
 # Tokens of context when none were asked for: enough for an agent, and no surprise for the memory.
 MOST_CONTEXT = 32_768
+# Seconds for which text may wait for more of it: every hop takes a step's time from llama.cpp (2 cores, SmolLM2: 6 % of
+# a decode at 110 tokens a second), and nobody reads faster than this.
+TOGETHER = 0.05
+# Seconds between two looks at what the KV holds.
+LOOK_EVERY = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Loaded:
     """Its thread is the engine's to start."""
 
 
+News = LoadProgress | Loaded | KvUse
 Post = Callable[[list[Callable[[], None]]], None]
 
 
@@ -76,6 +86,8 @@ class Worker:
         self._abort = AbortFlag()
         self._closing = False
         self._outbox: list[Callable[[], None]] = []
+        self._due = math.inf
+        """When what is in the outbox has to be on its way, by `time.monotonic`."""
         self._batcher: Batcher[Logits] | None = None
 
     # --- any thread -------------------------------------------------------------------------------------------------
@@ -83,6 +95,7 @@ class Worker:
     def submit(self, sequence: Sequence[Logits]) -> None:
         """Hand over a sequence; its listener hears `Released` in the end, on the event loop. Does not block."""
         self._mailbox.put(sequence)
+        self._abort.make_way()
 
     def cancel(self, sequence: Sequence[Logits]) -> None:
         """Stop working for ``sequence``, inside the running batch if it is in it. Does not block."""
@@ -102,18 +115,20 @@ class Worker:
 
     # --- the worker's thread ------------------------------------------------------------------------------------------
 
-    def run(self, on_load: Callable[[LoadProgress | Loaded], None]) -> None:
-        """Load the model and compute until `close`. Blocks. Raises `EngineError` if the model cannot be loaded."""
+    def run(self, hear: Callable[[News], None]) -> None:
+        """Load the model and compute until `close`; ``hear`` is called on the event loop.
+
+        Blocks. Raises `EngineError` if the model cannot be loaded.
+        """
         try:
-            self._load_and_serve(on_load)
+            self._load_and_serve(hear)
         except EngineError:
             if not self._closing:  # a load that was given up is no failure
                 raise
 
-    def _load_and_serve(self, on_load: Callable[[LoadProgress | Loaded], None]) -> None:
-
+    def _load_and_serve(self, hear: Callable[[News], None]) -> None:
         def loading(fraction: float) -> bool:
-            self._post([lambda: on_load(LoadProgress(fraction))])
+            self._post([lambda: hear(LoadProgress(fraction))])
             return not self._closing
 
         options = self._options
@@ -128,9 +143,9 @@ class Worker:
                 disk, identity = self._open_disk(replace(sizes, context_length=context.cells))
                 info = _describe(model, context, options.name, identity)
                 loaded = Loaded(info, model, GrammarCompiler(model), disk)
-                self._post([lambda: on_load(loaded)])
+                self._post([lambda: hear(loaded)])
                 try:
-                    self._serve(model, context, sizes, disk)
+                    self._serve(model, context, sizes, disk, hear)
                 finally:
                     if disk is not None:
                         disk.close()
@@ -145,14 +160,24 @@ class Worker:
         disk.open()
         return disk, identity
 
-    def _serve(self, model: Model, context: Context, sizes: ContextOptions, disk: ModelDisk | None) -> None:
+    def _serve(
+        self,
+        model: Model,
+        context: Context,
+        sizes: ContextOptions,
+        disk: ModelDisk | None,
+        hear: Callable[[News], None],
+    ) -> None:
         self._batcher = batcher = Batcher(
             context,
             slots=sizes.sequences,
             state_bytes=self._options.state_bytes,
             rest_bytes=self._options.state_bytes,
             scheduler=Scheduler(
-                ubatch=context.ubatch, max_stall=self._options.max_stall, mixed=not context.kind.whole_only
+                ubatch=context.ubatch,
+                max_stall=self._options.max_stall,
+                mixed=not context.kind.whole_only,
+                stoppable=model.on_cpu,
             ),
             tell=self._tell,
             flush=self._flush,
@@ -162,15 +187,21 @@ class Worker:
             wake=lambda: self._mailbox.put(None),
             draft=self._options.draft,
         )
-        idle = True
+        idle, looked = True, -math.inf
         try:
             while self._read_mail(batcher, disk, wait=idle):
                 idle = not batcher.step()
                 if idle:
-                    self._flush()
+                    self._flush(math.inf)
+                    idle = not batcher.tidy()
+                if idle or time.monotonic() >= looked + LOOK_EVERY:
+                    looked, use = time.monotonic(), replace(batcher.use, disk_bytes=disk.size if disk else 0)
+                    self._outbox.append(partial(hear, use))
+                if idle:
+                    self._flush(math.inf)
         finally:
             batcher.close()
-            self._flush()
+            self._flush(math.inf)
 
     def _read_mail(self, batcher: Batcher[Logits], disk: ModelDisk | None, *, wait: bool) -> bool:
         """Take what has come; ``wait`` for it if there is nothing to do. False when it is time to end."""
@@ -190,12 +221,17 @@ class Worker:
         return not self._closing
 
     def _tell(self, sequence: Sequence[Logits], update: Update) -> None:
+        if not isinstance(update, TextDelta):
+            self._due = -math.inf
+        elif self._due == math.inf:
+            self._due = time.monotonic() + TOGETHER
         self._outbox.append(lambda: sequence.listener(update))
 
-    def _flush(self) -> None:
-        if self._outbox:
+    def _flush(self, seconds: float) -> None:
+        """Post what was told, unless it is text that may wait for as long as the next step is expected to take."""
+        if self._outbox and time.monotonic() + seconds >= self._due:
             self._post(self._outbox)
-            self._outbox = []
+            self._outbox, self._due = [], math.inf
 
 
 def _describe(model: Model, context: Context, name: str, identity: bytes) -> ModelInfo:

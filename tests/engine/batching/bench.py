@@ -234,7 +234,7 @@ class Bench:
         self.memory = FakeMemory(
             kind, cells=cells, sequences=slots, ubatch=ubatch, machine=machine, save_seconds=save_seconds
         )
-        self.scheduler = WatchedScheduler(ubatch=ubatch, max_stall=STALL, mixed=not kind.whole_only)
+        self.scheduler = WatchedScheduler(ubatch=ubatch, max_stall=STALL, mixed=not kind.whole_only, stoppable=True)
         experience(self.scheduler, machine, most=ubatch)
         self.batcher: Batcher[History] = Batcher(
             self.memory,
@@ -297,7 +297,7 @@ class Bench:
 
         self.until(idle, steps=steps)
 
-    def flush(self) -> None:
+    def flush(self, _: float = 0.0) -> None:
         outbox, self._outbox = self._outbox, []
         for sequence, update in outbox:
             sequence.listener(update)

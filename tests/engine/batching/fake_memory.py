@@ -54,8 +54,8 @@ class Batch:
 class FakeMemory:
     """Implements `Memory` for one kind, with so many ``cells`` and ``sequences``.
 
-    A test sets ``cancel_before`` or ``cancel_within`` to the one who leaves just before or inside the next batch, and
-    ``fail_next`` to let that batch fail.
+    A test sets ``cancel_before`` or ``cancel_within`` to the one who leaves just before or inside the next batch,
+    ``newcomer_within`` to have it stopped by one who comes, and ``fail_next`` to let it fail.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class FakeMemory:
         self.saves = self.ranges = 0
         self.cancel_before: Cancellable | None = None
         self.cancel_within: Cancellable | None = None
+        self.newcomer_within = False
         self.fail_next = False
         self._machine = machine
         self._save_seconds = save_seconds
@@ -93,12 +94,15 @@ class FakeMemory:
     # --- Memory -------------------------------------------------------------------------------------------------------
 
     def decode(
-        self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool
+        self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool, gives_way: float = 0.0
     ) -> tuple[Outcome, Sequence[Sequence[History]]]:
         self._check(spans)
         tokens = sum(len(span.tokens) for span in spans)
         seconds = self._machine(tokens, sum(work_of(span.position, len(span.tokens)) for span in spans))
         outcome = self._outcome(spans, owners, tokens, may_abort=may_abort)
+        if outcome is Outcome.DONE and gives_way and self.newcomer_within:
+            outcome = Outcome.ABORTED
+        self.newcomer_within = False
         rows: list[list[History]] = [[] for _ in spans]
         match outcome:
             case Outcome.DONE:

@@ -119,6 +119,17 @@ class BatcherLife(RuleBasedStateMachine):
 
     @precondition(lambda self: self.bench.batcher.sequences)
     @rule()
+    def make_way_within_a_batch(self) -> None:
+        self.bench.memory.newcomer_within = True
+        self.step()
+
+    @rule(count=st.integers(1, 6))
+    def tidy(self, count: int) -> None:
+        for _ in range(count):
+            self.bench.batcher.tidy()
+
+    @precondition(lambda self: self.bench.batcher.sequences)
+    @rule()
     def fail(self) -> None:
         self.bench.memory.fail_next = True
         self.step()

@@ -26,6 +26,8 @@ __all__ = ["Fresh", "Recorder", "open_fresh"]
 
 # The same numbers summed up in another order, as cells lie elsewhere, move logits by less than this.
 ROUNDING = 0.03
+# Flash attention on a CPU sums values up as f16: in quite another order, this much.
+ROUNDING_ELSEWHERE = 0.3
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Chunk:
     def end(self) -> int:
         return self.start + self.kept
 
+
+# Begins a history that cannot be replayed: the same tokens were computed twice, in other chunks, and some of their KV is
+# of the first time and some of the second.
+MIXED = Chunk(-1, (), 0)
+# Begins the history of a sequence whose cells are in another order than its tokens.
+MOVED = Chunk(-2, (), 0)
 
 History = tuple[Chunk, ...]
 
@@ -69,18 +77,18 @@ class Recorder:
         self.calls: dict[str, int] = {}
         self._saved: dict[bytes, History] = {}
         """By what was saved, since states come back from a disk as well."""
-        self._methods: dict[str, Callable[..., Any]] = {}
+        self._unheard: Context | None = None
         for name in ("decode", "copy", "truncate", "clear", "save", "restore", "save_range", "append"):
-            self._methods[name] = getattr(Context, name)
-            self._listen(monkeypatch, name, self._methods[name], getattr(self, name))
+            self._listen(monkeypatch, name, getattr(Context, name), getattr(self, name))
 
     def _listen(
         self, monkeypatch: pytest.MonkeyPatch, name: str, method: Callable[..., Any], hear: Callable[..., None]
     ) -> None:
         def both(context: Context, *args: Any, **kwargs: Any) -> Any:
             result = method(context, *args, **kwargs)
-            self.calls[name] = self.calls.get(name, 0) + 1
-            hear(result, *args, **kwargs)
+            if context is not self._unheard:
+                self.calls[name] = self.calls.get(name, 0) + 1
+                hear(result, *args, **kwargs)
             return result
 
         monkeypatch.setattr(Context, name, both)
@@ -92,6 +100,7 @@ class Recorder:
         owners: Collection[Cancellable],
         *,
         may_abort: bool,
+        gives_way: float,
     ) -> None:
         if result[0] is Outcome.DONE:
             for span in spans:
@@ -123,8 +132,9 @@ class Recorder:
     def append(self, result: bool, sequence_id: int, start: int, end: int, data: State) -> None:
         assert result
         saved = up_to(self._saved[content(data)], end)
-        assert up_to(saved, start) == self.histories.get(sequence_id, ()), "the chunks before it are the same"
-        self.histories[sequence_id] = saved
+        before = tuple(chunk for chunk in self.histories.get(sequence_id, ()) if chunk != MOVED)
+        saved = tuple(chunk for chunk in saved if chunk != MOVED)
+        self.histories[sequence_id] = (MOVED if up_to(saved, start) == before else MIXED, *saved)
 
     def forget(self) -> None:
         """The context is closed; another one follows. What was saved may come back."""
@@ -132,40 +142,43 @@ class Recorder:
 
     def check(self, fresh: "Fresh", prompt_tokens: int) -> int:
         """Compare the latest answer with that of a fresh context; how many tokens were compared. Blocks."""
-        with pytest.MonkeyPatch.context() as unheard:
-            for name, method in self._methods.items():
-                unheard.setattr(Context, name, method)
-            return fresh.compare(self.answered, prompt_tokens)
+        self._unheard = fresh.context  # the other one may be at work meanwhile
+        return fresh.compare(self.answered, prompt_tokens)
 
 
 class Fresh:
     """A context for one conversation at a time, computed from its first token on: no copies, no saved states."""
 
     def __init__(self, context: Context) -> None:
-        self._context = context
+        self.context = context
         self._history: History = ()
 
     def compare(self, history: History, prompt_tokens: int) -> int:
         """Compute the chunks and compare what comes after the prompt with the likeliest tokens; how many did."""
+        if history[:1] == (MIXED,):
+            return 0
+        rounding = ROUNDING
+        if history[:1] == (MOVED,):
+            rounding, history = ROUNDING_ELSEWHERE, history[1:]
         known = len(self._history)
         if history[: known + 1] != (*self._history, *history[known : known + 1]) or known >= len(history):
-            self._context.clear(0)
+            self.context.clear(0)
             known = 0
         self._history = history
         compared = 0
         for chunk, following in zip(history[known:], (*history[known + 1 :], None), strict=True):
-            outcome, ((row,),) = self._context.decode([Span(0, chunk.start, chunk.tokens, 1)], (), may_abort=False)
+            outcome, ((row,),) = self.context.decode([Span(0, chunk.start, chunk.tokens, 1)], (), may_abort=False)
             assert outcome is Outcome.DONE
             if chunk.end >= prompt_tokens and following is not None:
                 assert following.start == chunk.end
                 logits, sampled = row.array(), following.tokens[0]
-                assert logits.max() - logits[sampled] <= ROUNDING, (
+                assert logits.max() - logits[sampled] <= rounding, (
                     f"token {following.start - prompt_tokens} of the answer is {sampled}, a fresh engine says "
                     f"{int(np.argmax(logits))}"
                 )
                 compared += 1
             if chunk.kept < len(chunk.tokens):
-                self._context.truncate(0, chunk.end)
+                self.context.truncate(0, chunk.end)
         return compared
 
 

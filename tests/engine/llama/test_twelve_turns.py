@@ -147,7 +147,8 @@ async def test_no_answer_of_a_long_conversation_differs_from_that_of_a_fresh_eng
                 # What is new is the answer's last token, the question, and at most what a checkpoint cannot cut.
                 assert anew <= prompt - before + ANSWER + UBATCH, f"turn {number} computed {anew} of {prompt} tokens"
         assert (engine.running, engine.waiting) == (0, 0)
-    assert compared >= 12 * (ANSWER - 2)
+    # Not those that consist of what was computed twice, in other chunks.
+    assert compared >= 8 * (ANSWER - 2)
     # Whether positions that left gemma's window of 512 are overwritten in so short a conversation is up to the chunks.
     if name != "gemma3":
         # What has rested comes back by a restore of its own.

@@ -1,0 +1,162 @@
+"""All requests at a glance: those that live, the last that ended, and what the KV holds."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ds4trio.api.errors import ApiError
+from ds4trio.engine import Divergence, KvUse
+from ds4trio.server.monitor.metrics import Metrics
+from ds4trio.server.monitor.record import STAGES, Record
+
+if TYPE_CHECKING:
+    from ds4trio.server.lifeline import Lifeline
+
+__all__ = ["Board"]
+
+SERVER_ERROR = 500
+MOST_ENDED = 100
+"""Requests that are shown after their end."""
+MOST_ERRORS = 20
+LEAST_WAIT = 0.5
+"""Seconds between two looks of one who watches."""
+MOST_WAIT = 5.0
+"""Seconds after which one who watches gets to see the same again."""
+
+
+class Board:
+    """Who lives, by id. ``kv`` says what the engine's memory holds, None while there is no engine."""
+
+    def __init__(self, *, kv: Callable[[], KvUse | None]) -> None:
+        self.live: dict[str, Lifeline] = {}
+        self.kv = kv
+        self.metrics = Metrics(self._gauges)
+        self._records: dict[str, Record] = {}
+        self._ended: deque[Record] = deque(maxlen=MOST_ENDED)
+        self._errors: deque[dict[str, Any]] = deque(maxlen=MOST_ERRORS)
+        self._news = trio.Event()
+
+    @contextmanager
+    def showing(self, record: Record, lifeline: "Lifeline") -> Iterator[None]:
+        """Show a request for the length of the block, and for a while after it as one that has ended."""
+        record.changed = self.changed
+        self.live[record.id] = lifeline
+        self._records[record.id] = record
+        self.changed()
+        try:
+            yield
+        finally:
+            del self.live[record.id]
+            record.close()
+            if record.outcome == "failed":
+                error = {"at": round(time.time(), 3), "what": f"{record.kind} {record.id}", "message": record.cause}
+                self._errors.append(error)
+            self._ended.append(self._records.pop(record.id))
+            self.changed()
+
+    def changed(self) -> None:
+        """Wake those who watch. Not a checkpoint."""
+        self._news.set()
+
+    async def wait(self) -> None:
+        """Until there is something new to see, but neither too soon nor for too long. A checkpoint."""
+        await trio.sleep(LEAST_WAIT)
+        with trio.move_on_after(MOST_WAIT - LEAST_WAIT):
+            await self._news.wait()
+        self._news = trio.Event()
+
+    def refused(self, method: str, path: str, error: ApiError) -> None:
+        """Note a request that was answered with an error before anything was computed. Not a checkpoint."""
+        self._errors.append({"at": round(time.time(), 3), "what": f"{method} {path[:80]}", "message": _said(error)})
+        self.metrics.refused(error.status, error.code or error.kind)
+        self.changed()
+
+    def errors(self) -> list[dict[str, Any]]:
+        """The last errors, latest first, as JSON has them."""
+        return list(reversed(self._errors))
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Those that live, oldest first, as JSON has them."""
+        blocker = self._oldest_running()
+        return [self._document(record, blocker) for record in self._records.values()]
+
+    def ended(self) -> list[dict[str, Any]]:
+        """The last that ended, latest first, as JSON has them."""
+        return [self._document(record, None) for record in reversed(self._ended)]
+
+    def _oldest_running(self) -> str | None:
+        """Whose place is likely to be free first."""
+        return next((record.id for record in self._records.values() if record.stage != "queued"), None)
+
+    def _document(self, record: Record, blocker: str | None) -> dict[str, Any]:
+        progress = record.progress
+        queued = record.stage == "queued" and record.ended is None
+        return {
+            "id": record.id,
+            "protocol": record.kind,
+            "model": record.model,
+            "client": record.client,
+            "stream": record.streams,
+            "phase": "ended" if record.ended is not None else record.stage,
+            "since": _epoch(record, record.ended if record.ended is not None else record.stages[-1][1]),
+            "arrived": _epoch(record, 0.0),
+            "queue_position": progress.queue_position if queued else 0,
+            "queue_length": progress.queue_length if queued else 0,
+            "blocker": blocker if queued else None,
+            "prompt_tokens": progress.prompt_tokens,
+            "cached_tokens": progress.cached_tokens,
+            "prefilled_tokens": progress.prefilled_tokens,
+            "output_tokens": progress.output_tokens,
+            "prefill_rate": round(progress.rate, 1),
+            "eta": None if progress.eta is None or record.stage != "prefill" else round(progress.eta, 1),
+            "first_byte": _rounded(record.first_byte),
+            "first_token": _rounded(record.first_token),
+            "heartbeats": record.heartbeats,
+            "longest_silence": _rounded(record.longest_silence),
+            "stages": [[stage, round(at, 3)] for stage, at in record.stages],
+            "beats": [round(at, 3) for at in record.beats],
+            "outcome": record.outcome or None,
+            "cause": record.cause or None,
+            "miss": _miss(progress.divergence),
+        }
+
+    def _gauges(self) -> Iterable[tuple[str, str, str, Mapping[str, float]]]:
+        stages = Counter(record.stage for record in self._records.values())
+        phases: dict[str, float] = {stage: float(stages[stage]) for stage in (*STAGES.values(), "withheld")}
+        yield "live_requests", "Requests that live, by phase", "phase", phases
+        kv = self.kv()
+        if kv is None:
+            return
+        running, cached = kv.running_cells, kv.cached_cells
+        cells = {"running": running, "cached": cached, "free": kv.cells - running - cached}
+        yield "kv_cells", "Cells of the KV, by what they hold", "state", cells
+        yield (
+            "kv_beside_bytes",
+            "Memory beside the KV: checkpoints and conversations that rest",
+            "",
+            {"": float(kv.beside_bytes)},
+        )
+        yield "kv_disk_bytes", "KV on disk", "", {"": float(kv.disk_bytes)}
+
+
+def _said(error: ApiError) -> str:
+    """What may be shown of an error: the words of one that is the client's may quote a prompt."""
+    return f"{error.status} {error.code or error.kind}" + (f": {error.message}" if error.status >= SERVER_ERROR else "")
+
+
+def _epoch(record: Record, at: float) -> float:
+    return round(record.arrived_epoch + at, 3)
+
+
+def _miss(divergence: Divergence | None) -> dict[str, Any] | None:
+    if divergence is None:
+        return None
+    return {"position": divergence.position, "lost": divergence.lost, "reason": divergence.reason}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)

@@ -1,0 +1,151 @@
+"""One request, from its arrival to its end, as anybody may see it: no word of its prompt or answer."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import trio
+
+from ds4trio.engine import Finished, Phase, Progress
+from ds4trio.server.monitor.metrics import Metrics
+from ds4trio.server.monitor.request_log import RequestLog
+
+__all__ = ["Outcome", "Record", "Stage"]
+
+MOST_BEATS = 200
+"""Heartbeats whose time is remembered."""
+
+Stage = Literal["queued", "loading", "prefill", "decode", "withheld"]
+Outcome = Literal["", "stop", "length", "cancelled", "failed"]
+
+STAGES: dict[Phase, Stage] = {
+    Phase.QUEUED: "queued",
+    Phase.LOADING: "loading",
+    Phase.PREFILL: "prefill",
+    Phase.DECODE: "decode",
+}
+
+
+@dataclass(eq=False, kw_only=True)
+class Record:
+    """The facts of one request. Its lifeline says what happens; ``log`` and ``metrics`` hear of it.
+
+    ``kind`` is the protocol's short name, ``client`` what the client calls itself, ``arrived`` is Trio's clock. All
+    other times are seconds since then. ``changed`` is called whenever there is something new to see.
+    """
+
+    id: str
+    kind: str
+    model: str
+    client: str
+    streams: bool
+    arrived: float
+    log: RequestLog
+    metrics: Metrics
+    changed: Callable[[], None] = lambda: None
+    where: Callable[[], Progress] = Progress
+    """Where the request is right now."""
+    stages: list[tuple[Stage, float]] = field(default_factory=lambda: [("queued", 0.0)])
+    """What it went through, and since when. Withheld: it decodes, but the protocol has nothing to say of it yet."""
+    beats: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_BEATS))
+    heartbeats: int = 0
+    first_byte: float | None = None
+    first_token: float | None = None
+    longest_silence: float = 0.0
+    """Between two writes, headers included."""
+    outcome: Outcome = ""
+    cause: str = ""
+    """Why it was cancelled or failed."""
+    ended: float | None = None
+    _last: Progress = field(default_factory=Progress)
+    _written: float = 0.0
+    _token_at: float | None = None
+    _output: int = 0
+
+    def __post_init__(self) -> None:
+        self.arrived_epoch = time.time() - self.now
+        """Seconds since 1970."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since it arrived. Not a checkpoint."""
+        return trio.current_time() - self.arrived
+
+    @property
+    def stage(self) -> Stage:
+        """What it goes through now, or went through last."""
+        return self.stages[-1][0]
+
+    @property
+    def progress(self) -> Progress:
+        """Where it is, or where it was when it ended."""
+        return self._last if self.ended is not None else self.where()
+
+    def progressed(self, progress: Progress) -> None:
+        """It has left the queue, KV has come from the disk, a chunk of prefill is done, or the first token is there."""
+        now, stage = self.now, STAGES[progress.phase]
+        if self.stage == "queued" and stage != "queued":
+            self.metrics.left_queue(now)
+        if stage != self.stage:
+            self.stages.append((stage, now))
+        if stage == "decode" and self.first_token is None:
+            self.first_token = now
+            self.metrics.first_token(now)
+        self.log.progress(progress)
+        self.changed()
+
+    def wrote(self, *, beat: str = "") -> None:
+        """Bytes are on their way to the client; ``beat`` says in which form, if they are a heartbeat."""
+        now = self.now
+        if self.first_byte is None:
+            self.first_byte = now
+            self.metrics.first_byte(now)
+        else:
+            self.longest_silence = max(self.longest_silence, now - self._written)
+        if beat:
+            self.beats.append(now)
+            self.heartbeats += 1
+            self.metrics.heartbeat(beat)
+            if self.stage == "decode":
+                self.stages.append(("withheld", self._written))
+            self.changed()
+        elif self.stage == "withheld":
+            self.stages.append(("decode", now))
+        self._written = now
+
+    def sampled(self) -> None:
+        """The engine has more of the text, whether the client gets to see it or not."""
+        now = trio.current_time()
+        if self._token_at is not None:
+            self.metrics.gap(now - self._token_at)
+        self._token_at = now
+        self.changed()
+
+    def finished(self, event: Finished) -> None:
+        """One of its choices is complete."""
+        self.outcome = event.reason
+        self.metrics.used(event.usage, loaded=self.where().loaded_tokens)
+        self.log.finished(event)
+
+    def cancelled(self, cause: str, seconds: float) -> None:
+        """The computation was stopped; ``seconds`` later nothing worked for it any more."""
+        progress = self.where()
+        self.outcome, self.cause = "cancelled", cause
+        self.metrics.cancelled(cause, seconds, progress)
+        self.log.cancelled(cause, progress, seconds)
+
+    def failed(self, message: str) -> None:
+        """It ended with an error."""
+        self.outcome, self.cause = "failed", message
+        self.log.failed(message)
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        self._last, self.ended = self.where(), self.now
+        self.where = Progress  # what computed it may go
+        if self.streams and self.first_byte is not None:
+            self.metrics.silence(max(self.longest_silence, self.now - self._written))
+        self.metrics.ended(self.kind, self.outcome or "cancelled")
+        self.changed()

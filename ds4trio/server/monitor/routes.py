@@ -1,0 +1,84 @@
+"""``/requests``, ``/metrics``, and the page at ``/`` with the events that feed it."""
+
+import secrets
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from ds4trio import __version__
+from ds4trio.api.errors import CancelledError, NotFoundError
+from ds4trio.server.host import EngineHost
+from ds4trio.server.monitor.board import Board
+from ds4trio.server.monitor.metrics import CONTENT_TYPE
+
+__all__ = ["add_monitor_routes"]
+
+PAGE = Path(__file__).with_name("page.html")
+
+
+def add_monitor_routes(app: QuartTrio, host: EngineHost, board: Board) -> None:
+    """Register the endpoints."""
+    page = PAGE.read_text(encoding="utf-8")
+
+    @app.get("/requests")
+    async def requests() -> dict[str, Any]:
+        return {"requests": board.requests(), "ended": board.ended()}
+
+    @app.delete("/requests/<id>")
+    async def cancel(id: str) -> dict[str, Any]:
+        lifeline = board.live.get(id)
+        if lifeline is None:
+            raise NotFoundError(f"no request {id[:64]!r} lives; GET /requests lists those that do")
+        lifeline.stop(CancelledError(), "the operator cancelled it")
+        return {"id": id, "cancelled": True}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(board.metrics.text(), content_type=CONTENT_TYPE)
+
+    def snapshot() -> bytes:
+        return msgspec.json.encode(
+            {
+                "at": round(time.time(), 3),
+                "version": __version__,
+                "models": host.names,
+                "state": host.state,
+                "loaded": host.load_fraction,
+                "message": host.failure,
+                "requests": board.requests(),
+                "ended": board.ended(),
+                "errors": board.errors(),
+                "kv": host.kv,
+            }
+        )
+
+    async def feed() -> AsyncGenerator[bytes, None]:
+        while not host.draining.is_set():
+            yield b"data: " + snapshot() + b"\n\n"
+            await board.wait()
+
+    @app.get("/requests/events")
+    async def events() -> Response:
+        response = Response(feed(), content_type="text/event-stream")
+        response.timeout = None
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Accel-Buffering"] = "no"
+        return response
+
+    @app.get("/")
+    async def show() -> Response | dict[str, Any]:
+        if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
+            return {"name": "ds4trio", "version": __version__, "models": list(host.names), "health": "/health"}
+        nonce = secrets.token_urlsafe(16)
+        response = Response(page.replace("{nonce}", nonce), content_type="text/html; charset=utf-8")
+        response.headers["Content-Security-Policy"] = (
+            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}' 'unsafe-inline'; "
+            "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        response.headers["Cache-Control"] = "no-cache"
+        return response
