@@ -1,7 +1,7 @@
 # make serve   a server with a real model on http://127.0.0.1:8000
 # make test    every test, in its own environment
 # make check   formatting, lint, types
-# make bench   the figures that the README quotes
+# make bench   the figures that the README quotes, and docs/benchmarks.md (ARGS="throughput" for some of them)
 PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
@@ -26,12 +26,8 @@ check: $(VENV)/.check
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test
-	$(BIN)/python -m benchmarks.lifeline $(ARGS)
-	$(BIN)/python -m benchmarks.fairness
-	$(BIN)/python -m benchmarks.restart
-	$(BIN)/python -m benchmarks.replay
-	$(BIN)/python -m benchmarks.cost
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV)

@@ -66,7 +66,7 @@ def seconds_per_token(make: Callable[[], WireProtocol], body: dict[str, object],
     raw = task.kind == "completion"
     reader = TextReader() if raw else DialectReader(HERMES, tools=(TOOL,), prompt_end="")
     guide = AnswerGuide(DialectReader(HERMES, tools=(TOOL,), prompt_end=""), budget=None, think_end="")
-    choice = Choice(GenerationRequest(prompt=[1], max_tokens=TOKENS), reader)
+    choice = Choice(GenerationRequest(prompt=[1], max_tokens=TOKENS), lambda: reader)
     pieces = [text[start : start + BYTES_PER_TOKEN] for start in range(0, len(text), BYTES_PER_TOKEN)]
     answer.start(Progress())
     begun = time.perf_counter()

@@ -1,14 +1,15 @@
-"""From the JSON of the benchmarks to a page with their tables and charts.
+"""From the JSON of the benchmarks to a page with their tables and charts, and to what the README quotes of it.
 
     python -m benchmarks.render [DIRECTORY]
 
-Reads every ``*.json`` in ``docs/benchmarks`` and writes the charts (SVG) beside them and the page next to the
-directory.
+Reads every ``*.json`` in ``docs/benchmarks`` and writes the charts (SVG) beside them, the page next to the directory,
+and the part of the README that is marked as measured: every figure of which something was asked.
 """
 
 import json
+import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ TITLES = {
     "cost": "What protocols cost",
 }
 ORDER = tuple(TITLES)
+README = Path("README.md")
 
 Chart = Callable[[Axes, Any], None]
 
@@ -95,8 +97,11 @@ CHARTS: dict[str, Chart] = {
 }
 
 
+MEASURED = re.compile(r"(<!-- measured[^>]*-->\n).*?(<!-- /measured -->)", re.DOTALL)
+
+
 def render(directory: Path) -> Path:
-    """Write the charts and the page; returns where the page is."""
+    """Write the charts, the page and the README's part; returns where the page is."""
     matplotlib.use("svg")
     pyplot.rcParams.update({"svg.hashsalt": "ds4trio", "font.size": 9, "figure.figsize": (7, 3.5)})
     lines = [
@@ -118,14 +123,30 @@ def render(directory: Path) -> Path:
                 target = directory / f"{name}-{series}.svg"
                 _draw(target, CHARTS[series], data)
                 lines += [f"![{TITLES[name]}: {series}]({directory.name}/{target.name})", ""]
-        lines += ["| what | measured | bar | holds |", "|---|---|---|---|"]
-        for row in report["rows"]:
-            lines.append(
-                f"| {row['what']} | {row['measured']} | {row['bar']} | {'yes' if row['holds'] else '**no**'} |"
-            )
+        lines += _table(report["rows"])
     page = directory.with_suffix(".md")
     page.write_text("\n".join(lines) + "\n")
+    if README.exists():
+        README.write_text(MEASURED.sub(lambda match: match[1] + _quoted(directory) + match[2], README.read_text()))
     return page
+
+
+def _quoted(directory: Path) -> str:
+    """The README's tables."""
+    lines = []
+    for name in ORDER:
+        path = directory / f"{name}.json"
+        rows = json.loads(path.read_text())["rows"] if path.exists() else []
+        if rows := [row for row in rows if row["bar"] != "for scale"]:
+            lines += ["", f"**{TITLES[name]}** (`python -m benchmarks.{name}`)", "", *_table(rows)]
+    return "\n".join(lines) + "\n\n"
+
+
+def _table(rows: Iterable[dict[str, Any]]) -> list[str]:
+    lines = ["| what | measured | asked | holds |", "|---|---|---|---|"]
+    return lines + [
+        f"| {row['what']} | {row['measured']} | {row['bar']} | {'yes' if row['holds'] else '**no**'} |" for row in rows
+    ]
 
 
 def _draw(target: Path, chart: Chart, data: Any) -> None:

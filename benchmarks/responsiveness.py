@@ -1,6 +1,6 @@
 """What one client of a server notices of the others, on ours and on its peers, seen from outside.
 
-    python -m benchmarks.responsiveness [--rounds 2] [--peer http://HOST:PORT] [--model FILE.gguf]
+    python -m benchmarks.responsiveness [--rounds 1] [--peer http://HOST:PORT] [--model FILE.gguf]
 
 All servers are asked the same things in turns, in the words of Chat Completions. Where a server ends a request that was
 to go on, or gives no answer, the figure is missing and the table says how often.
@@ -173,7 +173,7 @@ MEASURES: dict[str, tuple[str, Callable[[Contender], Awaitable[float]]]] = {
 
 
 @benchmark("responsiveness")
-@click.option("--rounds", default=2, show_default=True)
+@click.option("--rounds", default=1, show_default=True)
 @click.option("--peer", "peers", multiple=True, metavar="URL", help="another server with the same model, measured too")
 async def main(report: Report, model: str, rounds: int, peers: tuple[str, ...]) -> None:
     """Measure and compare."""

@@ -1,6 +1,6 @@
 """Raw work: tokens per second of one, four and eight answers, and of prompts; beside a bare loop and other servers.
 
-    python -m benchmarks.throughput [--rounds 5] [--peer http://HOST:PORT] [--model FILE.gguf]
+    python -m benchmarks.throughput [--rounds 4] [--peer http://HOST:PORT] [--model FILE.gguf]
 
 Whoever is measured computes alone. All take turns, so that a slow minute of the machine hits all of them, and each
 figure is the median of its ratios to the bare loop's of the same round. Clients share the machine with the servers, as
@@ -136,7 +136,7 @@ def compare(report: Report, what: str, rates: Rates, sizes: tuple[int, ...], uni
 
 
 @benchmark("throughput")
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", default=4, show_default=True)
 @click.option("--peer", "peers", multiple=True, metavar="URL", help="another server with the same model, measured too")
 async def main(report: Report, model: str, rounds: int, peers: tuple[str, ...]) -> None:
     """Measure and compare."""

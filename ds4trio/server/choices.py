@@ -8,6 +8,7 @@ remembered with its ids for the next prompt. `Tally` adds the choices' usage up.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ds4trio.api.answer import AnswerUsage, Delta, Ending
 from ds4trio.api.transcript import Transcript
@@ -19,7 +20,9 @@ __all__ = ["Choice", "Tally"]
 
 
 class Choice:
-    """``stop`` are looked for in the content only; the request's own, in all of the text, are the engine's business.
+    """``reader`` makes what reads the text, once there is some: in a long queue, readers would be most of what waits.
+
+    ``stop`` are looked for in the content only; the request's own, in all of the text, are the engine's business.
 
     ``engine_stop`` says that those are the client's, so that the ending names them. ``single_call`` ends the choice
     after one tool call. ``remember`` takes the answer and its ids.
@@ -28,7 +31,7 @@ class Choice:
     def __init__(
         self,
         request: GenerationRequest,
-        reader: Reader,
+        reader: Callable[[], Reader],
         *,
         stop: tuple[str, ...] = (),
         engine_stop: bool = False,
@@ -38,7 +41,7 @@ class Choice:
         self.request = request
         self.complete = False
         """Nothing more is wanted, although the engine would go on."""
-        self._reader = reader
+        self._make_reader = reader
         self._stop = StopFilter(stop)
         self._engine_stop = engine_stop
         self._single_call = single_call
@@ -49,6 +52,10 @@ class Choice:
         self._tokens: list[int] = []
         self._cut = False
         """Some of what was sampled is not part of the answer."""
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return self._make_reader()
 
     def read(self, event: TextDelta) -> Delta | None:
         """What is certain now; None if nothing is."""

@@ -241,17 +241,23 @@ class Lifeline(ResponseBody):
             if self._answer.streams:
                 self._commit()
             task_status.started()
-            prefilled: dict[int, trio.Event] = {}
-            async with trio.open_nursery() as nursery:
-                for place in places:
-                    prompt = id(place.choice.request.prompt)
-                    leader = prefilled.get(prompt)
-                    done = prefilled.setdefault(prompt, trio.Event())
-                    nursery.start_soon(self._bring, place, leader, done)
+            if len(places) == 1:  # a queue of a thousand has no use for a thousand nurseries more
+                await self._bring(places[0], None, trio.Event())
+            else:
+                await self._bring_all(places)
             if not self._ended.is_set():
                 self._end(self._answer.finish(self._tally.usage))
 
-    async def _bring(self, place: "_Place", leader: trio.Event | None, done: trio.Event) -> None:
+    async def _bring_all(self, places: Sequence[_Place]) -> None:
+        prefilled: dict[int, trio.Event] = {}
+        async with trio.open_nursery() as nursery:
+            for place in places:
+                prompt = id(place.choice.request.prompt)
+                leader = prefilled.get(prompt)
+                done = prefilled.setdefault(prompt, trio.Event())
+                nursery.start_soon(self._bring, place, leader, done)
+
+    async def _bring(self, place: _Place, leader: trio.Event | None, done: trio.Event) -> None:
         """One choice, from its turn to its end. Others may wait for its place, so that is given back at once."""
         index, choice, generation = place.index, place.choice, place.generation
         try:

@@ -50,7 +50,7 @@ def prepare(task: Task, chat: ChatModel | None, info: ModelInfo, tokenizer: Toke
                 ignore_eos=task.ignore_eos,
                 priority=task.priority or 0,
             )
-            choices.append(Choice(request, TextReader(), engine_stop=True))
+            choices.append(Choice(request, TextReader, engine_stop=True))
     return Prepared(choices, tuple(text for text, _ in prompts))
 
 
@@ -96,7 +96,7 @@ def _conversation(
             turns=turns,
         )
         single = not conversation.parallel_tool_calls
-        choices.append(Choice(request, prompt.reader(), stop=task.stop, single_call=single, remember=prompt.remember))
+        choices.append(Choice(request, prompt.reader, stop=task.stop, single_call=single, remember=prompt.remember))
     return choices
 
 

@@ -28,7 +28,8 @@ def computed(server: ServerProcess) -> int:
 async def test_an_answer_cut_at_80_percent_is_told_again_at_once_and_finished(
     server: ServerProcess, sampling: dict[str, Any]
 ) -> None:
-    asked = body("Tell me a story about a fox and a river.", answer=100, **sampling)
+    # With logprobs each token comes by itself.
+    asked = body("Tell me a story about a fox and a river.", answer=100, logprobs=True, **sampling)
     async with open_client(server.port, asked) as first:
         while len(first.times_of_tokens) < 80:
             await first.read()

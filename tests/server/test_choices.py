@@ -17,7 +17,7 @@ USAGE = Usage(3, 1, 9)
 
 def choice(*, stop: tuple[str, ...] = (), single_call: bool = False) -> Choice:
     reader = DialectReader(HERMES, tools=(Tool("read"),), prompt_end="")
-    return Choice(REQUEST, reader, stop=stop, single_call=single_call)
+    return Choice(REQUEST, lambda: reader, stop=stop, single_call=single_call)
 
 
 def played(one: Choice, pieces: list[str]) -> tuple[list[OutputEvent], str, str | None]:
@@ -43,7 +43,7 @@ def calls(events: list[OutputEvent]) -> int:
 
 @given(text=st.text("ab\n", max_size=30), stop=st.text("ab\n", min_size=1, max_size=3), size=st.integers(1, 5))
 def test_content_ends_before_the_first_stop_string(text: str, stop: str, size: int) -> None:
-    one = Choice(REQUEST, TextReader(), stop=(stop,))
+    one = Choice(REQUEST, TextReader, stop=(stop,))
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     events, reason, found = played(one, pieces)
     assert content(events) == text.partition(stop)[0]
@@ -79,7 +79,7 @@ def test_half_a_call_is_an_answer_that_was_cut_off() -> None:
 
 def test_stop_string_of_the_engine_is_only_named_where_it_is_the_client_s() -> None:
     for mine in (True, False):
-        one = Choice(REQUEST, TextReader(), engine_stop=mine)
+        one = Choice(REQUEST, TextReader, engine_stop=mine)
         _, ending = one.finish(Finished("stop", USAGE, "END"))
         assert ending.stop_sequence == ("END" if mine else None)
 

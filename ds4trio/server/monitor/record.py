@@ -1,7 +1,6 @@
 """One request, from its arrival to its end, as anybody may see it: no word of its prompt or answer."""
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -49,7 +48,8 @@ class Record:
     """Where the request is right now."""
     stages: list[tuple[Stage, float]] = field(default_factory=lambda: [("queued", 0.0)])
     """What it went through, and since when. Withheld: it decodes, but the protocol has nothing to say of it yet."""
-    beats: deque[float] = field(default_factory=lambda: deque(maxlen=MOST_BEATS))
+    beats: list[float] = field(default_factory=list)
+    """When they were, the last of them."""
     heartbeats: int = 0
     first_byte: float | None = None
     first_token: float | None = None
@@ -105,7 +105,7 @@ class Record:
         else:
             self.longest_silence = max(self.longest_silence, now - self._written)
         if beat:
-            self.beats.append(now)
+            self.beats = [*self.beats[1 - MOST_BEATS :], now]
             self.heartbeats += 1
             self.metrics.heartbeat(beat)
             if self.stage == "decode":

@@ -19,7 +19,7 @@ def remembered(
     """What is remembered of an answer of two deltas, of which ``missing`` tokens were not told."""
     kept: list[tuple[Message, Sequence[int]]] = []
     reader = DialectReader(HERMES, tools=[Tool("look")], prompt_end="")
-    choice = Choice(REQUEST, reader, remember=lambda message, ids: kept.append((message, ids)), **fields)  # type: ignore[arg-type]
+    choice = Choice(REQUEST, lambda: reader, remember=lambda message, ids: kept.append((message, ids)), **fields)  # type: ignore[arg-type]
     half = len(text) // 2
     choice.read(TextDelta(text[:half], 2, tokens=(7, 8)))
     choice.read(TextDelta(text[half:], 3, tokens=(9,)))
@@ -63,6 +63,6 @@ def test_an_answer_that_is_not_whole_is_not_remembered(text: str, fields: dict[s
 
 
 def test_without_a_memory_answers_are_read_all_the_same() -> None:
-    choice = Choice(REQUEST, DialectReader(HERMES, tools=[], prompt_end=""))
+    choice = Choice(REQUEST, lambda: DialectReader(HERMES, tools=[], prompt_end=""))
     assert choice.read(TextDelta("Well.", 1, tokens=(7,))) is not None
     assert choice.finish(Finished("stop", Usage(1, 0, 2)))[1].reason == "stop"

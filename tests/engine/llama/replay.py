@@ -43,8 +43,8 @@ class Chunk:
         return self.start + self.kept
 
 
-# Begins a history that cannot be replayed: the same tokens were computed twice, in other chunks, and some of their KV is
-# of the first time and some of the second.
+# Begins a history that cannot be replayed: the same tokens were computed twice, in other chunks, and some of their KV
+# is of the first time and some of the second.
 MIXED = Chunk(-1, (), 0)
 # Begins the history of a sequence whose cells are in another order than its tokens.
 MOVED = Chunk(-2, (), 0)
