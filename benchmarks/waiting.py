@@ -23,6 +23,7 @@ CTX = 8192
 COMING = 10.0
 """Seconds over which the clients come."""
 BEATS = 4
+SETTLING = 8.0
 LATE = 0.025
 EACH_KB = 60
 
@@ -68,6 +69,7 @@ async def crowd(server: ServerProcess, report: Report, clients: int, interval: f
     async with trio.open_nursery() as nursery:
         nursery.start_soon(prefill_for_ever, server)
         await server.wait_log("prefill chunk")
+        await trio.sleep(SETTLING)  # llama.cpp's own buffers grow in its first steps
         before = resident_kb(server.pid)
         for number, listener in enumerate(listeners):
             nursery.start_soon(listener.listen, server.port, request_of(server.port, number))

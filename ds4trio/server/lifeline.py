@@ -1,14 +1,14 @@
 """The lifeline: a response whose nursery computes beside a heartbeat.
 
 Theory of operation. Quart enters a response body with ``async with`` and iterates it in one task, so the body can be
-the request's nursery. Three kinds of tasks live in it:
+the request's nursery. Two kinds of tasks live in it:
 
 * `_compute` hands the prompt to the engine and waits for the first token, then brings the text, reads it (reasoning,
   content, tool calls) and has the protocol write it down; with several choices, one task each;
-* `_heartbeat` is a silence timer on the wall clock: whatever is written re-arms it, and when nothing was written for an
+* `_watch` is a silence timer on the wall clock: whatever is written re-arms it, and when nothing was written for an
   interval it speaks. It does not depend on progress, since one chunk of prefill may take minutes, and it lives as long
-  as the stream, since a decode is silent too while a tool call is being composed;
-* `_watch_client` waits for the moment when a client has taken no bytes for ``stall_timeout``, and closes it all.
+  as the stream, since a decode is silent too while a tool call is being composed. When a client has taken no bytes for
+  ``stall_timeout``, it closes it all.
 
 They write into an outbox that the body's iteration empties, so nobody who computes ever waits for a client. When the
 client goes, the connection cancels the task that iterates; the nursery closes, and leaving ``attempt.generate`` inside
@@ -98,8 +98,10 @@ class Lifeline(ResponseBody):
         self._stopped = False
         self._cancelled_at: float | None = None
         self._ended = trio.Event()
-        # Its deadline runs while the client has bytes to take and takes none.
-        self._stall_scope = trio.CancelScope()
+        self._stalled_at = math.inf
+        """When the client will have taken nothing for too long; never, while it has nothing to take."""
+        self._alarm = trio.CancelScope()
+        """What wakes `_watch`."""
         self._compute_scope = trio.CancelScope()
         self.cause = "the server stops"
         """Why the computation was cancelled, if it was."""
@@ -127,7 +129,7 @@ class Lifeline(ResponseBody):
                     self._commit()
             if not self._committed:
                 self.response.content_length = sum(map(len, self._outbox))
-            self._nursery.start_soon(self._watch_client)
+            self._nursery.start_soon(self._watch)
             self._stack = stack.pop_all()
         return self
 
@@ -144,12 +146,13 @@ class Lifeline(ResponseBody):
 
     async def __anext__(self) -> bytes:
         """Everything that was written since the last time; a checkpoint."""
-        self._stall_scope.deadline = math.inf
+        self._stalled_at = math.inf
         while not self._outbox and not self._ended.is_set():
             self._wake = trio.Event()
             await self._wake.wait()
         # Until the next call the client has these bytes to take, or the end of the answer.
-        self._stall_scope.deadline = trio.current_time() + self._times.stall_timeout
+        self._stalled_at = trio.current_time() + self._times.stall_timeout
+        self._alarm.deadline = min(self._alarm.deadline, self._stalled_at)
         if not self._outbox:
             raise StopAsyncIteration
         data = b"".join(self._outbox)
@@ -231,7 +234,7 @@ class Lifeline(ResponseBody):
             places = []
             # All places are taken now, while a full queue can still be told by a status.
             for index, choice in enumerate(self._choices):
-                exit = await stack.enter_async_context(AsyncExitStack())
+                exit = stack if len(self._choices) == 1 else await stack.enter_async_context(AsyncExitStack())
                 # The first of them tells the story: where it is, the others soon are.
                 hear = _ignore if index else self._heard
                 generate = self._attempt.generate(index, choice.request, on_progress=hear)
@@ -300,34 +303,39 @@ class Lifeline(ResponseBody):
         if self._committed and not self._ended.is_set():
             self._write(self._answer.prefill(progress))
 
-    async def _heartbeat(self) -> None:
-        """Task 2: never silent for longer than an interval."""
-        beat = self._times.heartbeat
-        while True:
-            last = self._written_at
-            await trio.sleep_until(last + beat.interval)
-            if self._ended.is_set():
-                return
-            if self._outbox:
-                # The client is behind with what it has: another beat would tell it nothing.
-                self._written_at = trio.current_time()
-            elif self._written_at == last:
-                self._write(self._answer.beat(self.progress, beat.form), beat=beat.form)
+    async def _watch(self) -> None:
+        """Task 2: never silent for longer than an interval; and a client that takes no bytes is gone.
 
-    async def _watch_client(self) -> None:
-        """Task 3: a client that takes no bytes is gone, also when the last bytes are all that it has to take."""
-        with self._stall_scope:
-            await trio.sleep_forever()
+        Also when the last bytes are all that it has to take. Both are one task, since a thousand may wait.
+        """
+        interval = self._times.heartbeat.interval
+        while True:
+            speaks = self._committed and not self._ended.is_set()
+            due = self._written_at + interval if speaks else math.inf
+            self._alarm = trio.CancelScope(deadline=min(due, self._stalled_at))
+            with self._alarm:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            if now >= self._stalled_at:
+                break
+            if now >= self._written_at + interval and not self._ended.is_set():
+                self._beat()
         self.vanish(f"the client took no bytes for {self._times.stall_timeout:g} s")
         self._nursery.cancel_scope.cancel()
         self.on_stall()
+
+    def _beat(self) -> None:
+        if self._outbox:
+            # The client is behind with what it has: another beat would tell it nothing.
+            self._written_at = trio.current_time()
+        else:
+            form = self._times.heartbeat.form
+            self._write(self._answer.beat(self.progress, form), beat=form)
 
     def _commit(self) -> None:
         """From here on the status is 200, and silence is broken."""
         self._committed = True
         self._write(self._answer.start(self.progress))
-        if self._times.heartbeat.interval < math.inf:
-            self._nursery.start_soon(self._heartbeat)
 
     def _fail(self, error: ApiError) -> None:
         """End with an error: as a status where none was sent, else in the protocol's own form."""

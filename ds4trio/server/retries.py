@@ -19,7 +19,6 @@ import hashlib
 import logging
 import math
 from array import array
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -120,7 +119,7 @@ class _Recorded:
         self._record = record
         self._inner = inner
         self._said = None if inner is None else aiter(inner)
-        self._replay = deque(record.events)
+        self._to_replay = len(record.events)
         self._replayed = 0
         self._prefilled = False
 
@@ -132,7 +131,7 @@ class _Recorded:
         return replace(progress, cached_tokens=progress.prompt_tokens, prefilled_tokens=progress.prompt_tokens)
 
     async def prefill(self) -> None:
-        if not self._replay:
+        if self._replayed == self._to_replay:
             await self._prefill()
 
     async def _prefill(self) -> None:
@@ -144,11 +143,11 @@ class _Recorded:
         return self
 
     async def __anext__(self) -> TextDelta | Finished:
-        if self._replay:
+        if self._replayed < self._to_replay:
+            event = self._record.events[self._replayed]
             self._replayed += 1
             if self._replayed % REPLAYED_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            event = self._replay.popleft()
             return event if isinstance(event, TextDelta) else _as_cached(event)
         if self._said is None:
             raise StopAsyncIteration

@@ -27,7 +27,7 @@ STAGES: dict[Phase, Stage] = {
 }
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True, slots=True)
 class Record:
     """The facts of one request. Its lifeline says what happens; ``log`` and ``metrics`` hear of it.
 
@@ -41,6 +41,8 @@ class Record:
     client: str
     streams: bool
     arrived: float
+    arrived_epoch: float = field(init=False)
+    """Seconds since 1970."""
     log: RequestLog
     metrics: Metrics
     changed: Callable[[], None] = lambda: None
@@ -66,7 +68,6 @@ class Record:
 
     def __post_init__(self) -> None:
         self.arrived_epoch = time.time() - self.now
-        """Seconds since 1970."""
 
     @property
     def now(self) -> float:
