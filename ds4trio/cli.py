@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args, get_origin, get_type_hints
 
 import click
@@ -42,7 +43,7 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
         if kind is bool:
             flag += f"/--no-{name.replace('_', '-')}"
         elif get_origin(kind) is tuple:
-            options |= {"multiple": True, "metavar": "NAME"}
+            options |= {"multiple": True, "metavar": "TEXT"}
         elif choices := get_args(kind):
             options |= {"metavar": "|".join(choices)}
         else:
@@ -66,7 +67,8 @@ def serve(config: str | None, **flags: object) -> None:
         from ds4trio.server.serve import serve as run  # noqa: PLC0415 - --help stays fast
 
         configure_logging(settings.log_level)
-        status = trio.run(lambda: run(settings, on_ready=_say_ready))
+        reload = partial(load_settings, given, config_file=config)
+        status = trio.run(lambda: run(settings, on_ready=_say_ready, reload=reload))
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     sys.exit(status)

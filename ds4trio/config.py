@@ -50,6 +50,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
 
+    api_key: Annotated[
+        tuple[str, ...],
+        Meta(description="key that clients must have, or NAME:KEY (repeatable); none: this machine's programs only"),
+    ] = ()
+    api_key_file: Annotated[str, Meta(description="file with such keys, one in each line")] = ""
+    no_auth: Annotated[
+        bool, Meta(description="without a key answer everybody who can reach an address that is not loopback")
+    ] = False
+    allowed_host: Annotated[
+        tuple[str, ...],
+        Meta(description="host name that a request without a key may name, besides local ones (repeatable)"),
+    ] = ()
+    cors: Annotated[
+        tuple[str, ...],
+        Meta(description="origin whose web pages may read answers, like https://example.com (repeatable)"),
+    ] = ()
+    key_parallel: Annotated[int, Meta(ge=0, le=100_000, description="requests of one key at a time; 0: any number")] = 0
+    key_rate: Annotated[int, Meta(ge=0, le=1_000_000, description="requests of one key per minute; 0: any number")] = 0
+    tls_cert: Annotated[str, Meta(description="file with the certificate chain for HTTPS (PEM)")] = ""
+    tls_key: Annotated[str, Meta(description="file with the certificate's private key (PEM)")] = ""
+
     ctx: Annotated[
         int,
         Meta(
@@ -150,6 +171,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0.5, le=DAY, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
     ] = 5.0
+    max_request_seconds: Annotated[
+        float, Meta(ge=0, le=365 * DAY, description="seconds that a request may take in all, queue included; 0: any")
+    ] = 0.0
+    max_output_tokens: Annotated[
+        int, Meta(ge=0, le=2**24, description="tokens that an answer may have, whatever is asked for; 0: the context's")
+    ] = 0
     max_body_bytes: Annotated[int, Meta(ge=1024, le=2**31, description="largest request body")] = 16 * 1024 * 1024
     body_timeout: Annotated[float, Meta(gt=0, le=DAY, description="seconds that a request body may take to arrive")] = (
         60.0
@@ -222,7 +249,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_FILE_VARIABLE:
             continue
         name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-        value: object = [part for part in text.split(",") if part] if name == "served_model_name" else text
+        value: object = [part for part in text.split(",") if part] if _is_list(name) else text
         values[name] = _convert(name, value, variable)
     return values
 
@@ -232,12 +259,19 @@ def _convert(name: str, value: object, source: str) -> object:
     annotation = _ANNOTATIONS.get(name)
     if annotation is None:
         raise ConfigError(f"{source}: unknown setting{_suggestion(name)}")
+    if isinstance(value, str) and _is_list(name):
+        value = [value]
     try:
         # Variables and flags are text: "8123" is a port and "true" a bool. TOML's own numbers need no such help.
         return msgspec.convert(value, annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         words = "; say true or false" if annotation.__origin__ is bool else ""
         raise ConfigError(f"{source} = {value!r}: {_plain(error)}{words}. It means: {_description(name)}") from None
+
+
+def _is_list(name: str) -> bool:
+    annotation = _ANNOTATIONS.get(name)
+    return annotation is not None and get_origin(annotation.__origin__) is tuple
 
 
 def _suggestion(name: str) -> str:
@@ -271,6 +305,11 @@ def _check_together(settings: Settings) -> None:
             f"batch = {settings.batch} is too small for parallel = {settings.parallel}: give at least two tokens of a "
             f"step to each request, so batch = {2 * settings.parallel} or more"
         )
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise ConfigError("tls_cert and tls_key belong together: give both or neither")
+    for name in ("tls_cert", "tls_key", "api_key_file"):
+        if (path := getattr(settings, name)) and not _is_file(path):
+            raise ConfigError(f"{name} = {path!r}: no such file")
     if settings.cache_type_v != "f16" and settings.flash_attn == "off":
         raise ConfigError(f"cache_type_v = {settings.cache_type_v!r} needs flash attention; leave flash_attn at 'auto'")
 

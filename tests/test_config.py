@@ -13,6 +13,7 @@ import pytest
 from ds4trio.config import ConfigError, Settings, demo_model, field_names, load_settings
 
 HINTS = get_type_hints(Settings, include_extras=True)
+LISTS = ("served_model_name", "api_key", "allowed_host", "cors")
 NUMBERS = [name for name in field_names() if HINTS[name].__origin__ in (int, float)]
 
 
@@ -122,6 +123,12 @@ def test_toml_values_keep_their_types(tmp_path: Path) -> None:
 # --- errors: the key, the value, the fix ------------------------------------------------------------------------------
 
 
+def test_a_list_may_be_one_value(tmp_path: Path) -> None:
+    for name in LISTS:
+        file = toml(tmp_path, f'{name} = "one"')
+        assert getattr(load_settings(environment={}, config_file=file), name) == ("one",)
+
+
 @pytest.mark.parametrize("name", field_names())
 def test_a_flag_of_the_wrong_type_is_named_with_its_value_and_its_meaning(name: str) -> None:
     message = error_of({name: {"a": 1}})
@@ -140,7 +147,7 @@ def test_a_toml_value_of_the_wrong_type_is_named_with_its_file_its_value_and_its
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in field_names() if HINTS[name].__origin__ is not str and name != "served_model_name"]
+    "name", [name for name in field_names() if HINTS[name].__origin__ is not str and name not in LISTS]
 )
 def test_a_variable_that_cannot_be_read_is_named_with_its_value_and_its_meaning(name: str) -> None:
     message = error_of(environment={f"DS4TRIO_{name.upper()}": "many"})

@@ -9,11 +9,15 @@ __all__ = [
     "ApiError",
     "CancelledError",
     "ContextLengthError",
+    "ForbiddenError",
+    "InternalError",
     "InvalidRequestError",
+    "NotFoundError",
     "OverloadedError",
     "TooManyRequestsError",
+    "TooOldError",
+    "UnauthorizedError",
     "UnknownModelError",
-    "InternalError",
     "openai_error",
     "openai_error_document",
     "shown",
@@ -86,6 +90,35 @@ class NotFoundError(InvalidRequestError):
     """What the path names is not there."""
 
     status = 404
+
+
+class UnauthorizedError(InvalidRequestError):
+    """No key, or a wrong one."""
+
+    status = 401
+    kind = "authentication_error"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the API key is missing or wrong; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
+            code="invalid_api_key",
+        )
+
+
+class ForbiddenError(InvalidRequestError):
+    """Whoever asks may not."""
+
+    status = 403
+    kind = "permission_error"
+
+
+class TooOldError(ApiError):
+    """The request has lived as long as any may."""
+
+    status = 504
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"a request may take {seconds:g} s here, and this one has", code="request_too_old")
 
 
 class OverloadedError(ApiError):

@@ -14,6 +14,7 @@ from ds4trio.config import Settings, load_settings
 from ds4trio.engine import Engine
 from ds4trio.server.connection import LifelineConnection
 from ds4trio.server.errors import api_error, error_response, log_breakdown
+from ds4trio.server.guard import Guard
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor import Board
 from ds4trio.server.monitor.routes import add_monitor_routes
@@ -26,6 +27,11 @@ __all__ = ["App", "build_app", "header_text"]
 
 
 MOST_WARNING = 1000
+PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST, DELETE",
+    "Access-Control-Allow-Headers": "*, Authorization",
+    "Access-Control-Max-Age": "600",
+}
 
 
 class App(QuartTrio):
@@ -37,6 +43,7 @@ class App(QuartTrio):
         super().__init__("ds4trio", static_folder=None)
         self.settings = settings
         self.host = host
+        self.guard = Guard(settings)
         self.board = Board(kv=lambda: host.kv)
         self.retries = RetryMemory(window=settings.retry_window)
         self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
@@ -62,10 +69,24 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
         g.arrived = trio.current_time()
         g.warnings = []
 
+    @app.before_request
+    async def guard() -> Response | None:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        origin = headers.get("origin", "")
+        if request.method == "OPTIONS" and app.guard.allows_origin(origin):
+            return Response("", status=204, headers=PREFLIGHT)
+        server = request.scope.get("server")
+        g.key = await app.guard.admit(headers, path=request.path, address=server[0] if server else None)
+        return None
+
     @app.after_request
     async def tell_name(response: Response) -> Response:
         # OpenAI's clients look for the first, Anthropic's for the second.
         response.headers["x-request-id"] = response.headers["request-id"] = g.request_id
+        if app.guard.allows_origin(origin := request.headers.get("origin", "")):
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "x-request-id, retry-after, x-ds4trio-warning"
+            response.headers["Vary"] = "Origin"
         if g.warnings:
             response.headers["x-ds4trio-warning"] = header_text("; ".join(g.warnings))
         return response
@@ -91,7 +112,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
             log_breakdown(error)
         return error_response(told, protocol_error_document(request.path, told, request_id=g.request_id))
 
-    add_routes(app, app.host, settings, ResponseStore(), board=app.board, retries=app.retries)
+    add_routes(app, app.host, settings, ResponseStore(), board=app.board, guard=app.guard, retries=app.retries)
     add_tokenizer_routes(app, app.host)
     add_ops_routes(app, app.host, settings, app.board)
     add_monitor_routes(app, app.host, app.board)

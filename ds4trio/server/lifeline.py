@@ -30,7 +30,7 @@ from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from ds4trio.api.answer import Answer
-from ds4trio.api.errors import ApiError, CancelledError
+from ds4trio.api.errors import ApiError, CancelledError, TooOldError
 from ds4trio.engine import EngineError, Finished, Generation, Progress, TextDelta
 from ds4trio.server.choices import Choice, Tally
 from ds4trio.server.errors import api_error, first_leaf, log_breakdown
@@ -46,11 +46,12 @@ SERVER_ERROR = 500
 
 @dataclass(frozen=True, slots=True)
 class LifelineTimes:
-    """Seconds. A grace of 0 turns the early 200 of documents off."""
+    """Seconds. A grace of 0 turns the early 200 of documents off. At ``age`` a request ends with an error."""
 
     heartbeat: Heartbeat
     json_grace: float
     stall_timeout: float
+    age: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ class Lifeline(ResponseBody):
             await stack.enter_async_context(self._attempt)
             self._nursery = await stack.enter_async_context(trio.open_nursery())
             await self._nursery.start(self._compute)
+            self._nursery.start_soon(self._watch)
             if not self._answer.streams:
                 with trio.move_on_after(self._times.json_grace or math.inf):
                     await self._ended.wait()
@@ -129,7 +131,6 @@ class Lifeline(ResponseBody):
                     self._commit()
             if not self._committed:
                 self.response.content_length = sum(map(len, self._outbox))
-            self._nursery.start_soon(self._watch)
             self._stack = stack.pop_all()
         return self
 
@@ -152,7 +153,7 @@ class Lifeline(ResponseBody):
             await self._wake.wait()
         # Until the next call the client has these bytes to take, or the end of the answer.
         self._stalled_at = trio.current_time() + self._times.stall_timeout
-        self._alarm.deadline = min(self._alarm.deadline, self._stalled_at)
+        self._wake_watch(self._stalled_at)
         if not self._outbox:
             raise StopAsyncIteration
         data = b"".join(self._outbox)
@@ -308,21 +309,26 @@ class Lifeline(ResponseBody):
 
         Also when the last bytes are all that it has to take. Both are one task, since a thousand may wait.
         """
-        interval = self._times.heartbeat.interval
+        interval, age = self._times.heartbeat.interval, self._times.age
         while True:
-            speaks = self._committed and not self._ended.is_set()
-            due = self._written_at + interval if speaks else math.inf
-            self._alarm = trio.CancelScope(deadline=min(due, self._stalled_at))
+            over = math.inf if self._ended.is_set() else self._record.arrived + age
+            beat = self._written_at + interval if self._committed and not self._ended.is_set() else math.inf
+            self._alarm = trio.CancelScope(deadline=min(over, beat, self._stalled_at))
             with self._alarm:
                 await trio.sleep_forever()
             now = trio.current_time()
             if now >= self._stalled_at:
                 break
-            if now >= self._written_at + interval and not self._ended.is_set():
+            if now >= over:
+                self.stop(TooOldError(age), "it took as long as a request may")
+            elif now >= beat and now >= self._written_at + interval and not self._ended.is_set():
                 self._beat()
         self.vanish(f"the client took no bytes for {self._times.stall_timeout:g} s")
         self._nursery.cancel_scope.cancel()
         self.on_stall()
+
+    def _wake_watch(self, at: float) -> None:
+        self._alarm.deadline = min(self._alarm.deadline, at)
 
     def _beat(self) -> None:
         if self._outbox:
@@ -336,6 +342,7 @@ class Lifeline(ResponseBody):
         """From here on the status is 200, and silence is broken."""
         self._committed = True
         self._write(self._answer.start(self.progress))
+        self._wake_watch(trio.current_time() + self._times.heartbeat.interval)
 
     def _fail(self, error: ApiError) -> None:
         """End with an error: as a status where none was sent, else in the protocol's own form."""

@@ -4,6 +4,7 @@ Everything that can be wrong with a request shows before its status is sent; aft
 protocol is one line in `add_routes`.
 """
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from ds4trio.api.task import Task, WireProtocol
 from ds4trio.config import Settings
 from ds4trio.engine import Tokenizer
 from ds4trio.server.errors import UnsupportedMediaTypeError
+from ds4trio.server.guard import Guard
 from ds4trio.server.heartbeat import heartbeat_for, patience
 from ds4trio.server.host import EngineHost
 from ds4trio.server.lifeline import Lifeline, LifelineTimes
@@ -65,6 +67,7 @@ def add_routes(
     store: ResponseStore,
     *,
     board: Board,
+    guard: Guard,
     retries: RetryMemory,
 ) -> None:
     """Register the endpoints."""
@@ -77,6 +80,7 @@ def add_routes(
         app.add_url_rule(path, path, view, methods=["POST"])
 
     async def lifeline(protocol: WireProtocol) -> Lifeline:
+        guard.charge(g.key, running=board.running_of(g.key))
         body = await json_body()
         engine = host.engine()
         priority = stated_priority(", ".join(request.headers.getlist("priority")))
@@ -86,6 +90,8 @@ def add_routes(
             task = protocol.parse(body)
             if task.priority is None:
                 task = replace(task, priority=priority)
+            if most := guard.settings.max_output_tokens:
+                task = replace(task, max_tokens=min(task.max_tokens or most, most))
             host.check_model(task.model)
             prepared = prepare(task, host.chat(), engine.info, tokenizer)
             prompts = [choice.request.prompt for choice in prepared.choices[:: task.n]]
@@ -116,6 +122,7 @@ def add_routes(
                 heartbeat=heartbeat_for(headers, interval=settings.heartbeat_interval, form=settings.heartbeat),
                 json_grace=min(settings.json_grace, patience(headers)),
                 stall_timeout=settings.stall_timeout,
+                age=guard.settings.max_request_seconds or math.inf,
             ),
             record=Record(
                 id=g.request_id,
@@ -123,6 +130,7 @@ def add_routes(
                 model=task.model or host.names[0],
                 client=headers.get("user-agent", ""),
                 streams=answer.streams,
+                key=g.key,
                 arrived=g.arrived,
                 log=RequestLog(task.kind, g.request_id, quotes=settings.log_prompts),
                 metrics=board.metrics,

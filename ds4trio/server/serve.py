@@ -21,6 +21,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from ds4trio.config import ConfigError, Settings
 from ds4trio.server.app import App, build_app
 from ds4trio.server.errors import first_leaf
+from ds4trio.server.guard import is_loopback, read_keys
 
 __all__ = ["hypercorn_config", "listen", "run_hypercorn", "serve"]
 
@@ -78,18 +79,30 @@ def allow_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def serve(settings: Settings, *, on_ready: Callable[[str, str], None] = lambda _url, _name: None) -> int:
+async def serve(
+    settings: Settings,
+    *,
+    on_ready: Callable[[str, str], None] = lambda _url, _name: None,
+    reload: Callable[[], Settings] | None = None,
+) -> int:
     """Run a server until SIGTERM or SIGINT; returns the exit status.
 
     A checkpoint. ``on_ready`` gets the URL and the model's name when the model is loaded. A second signal ends
-    everything at once. An engine that fails ends the server with status 1, for its supervisor. Raises `ConfigError`
-    before anything is opened.
+    everything at once. An engine that fails ends the server with status 1, for its supervisor. On SIGHUP ``reload`` is
+    called in a thread, and keys, limits and the log level of what it returns hold from then on; nobody loses anything.
+    Raises `ConfigError` before anything is opened.
     """
     app = build_app(settings)
     allow_files()
     with listen(settings) as listener:
         host, port = listener.getsockname()[:2]
-        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        scheme = "https" if settings.tls_cert else "http"
+        url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        if not (app.guard.keys or settings.no_auth or is_loopback(host)):
+            raise ConfigError(
+                f"host = {settings.host!r} can be reached from other machines: give an --api-key (or --api-key-file), "
+                "or say --no-auth if everybody may use this server"
+            )
         stop = trio.Event()
         log.info("listening on %s, loading %s", url, app.host.names[0])
 
@@ -103,6 +116,8 @@ async def serve(settings: Settings, *, on_ready: Callable[[str, str], None] = la
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch_signals, app, stop, nursery.cancel_scope, settings.shutdown_grace)
             nursery.start_soon(report)
+            if reload is not None:
+                await nursery.start(_watch_hangups, app, reload)
             await run_hypercorn(app, hypercorn_config(listener, settings), stop=stop)
             nursery.cancel_scope.cancel()
     return 1 if app.host.state == "failed" else 0
@@ -117,6 +132,28 @@ async def _watch_signals(app: App, stop: trio.Event, everything: trio.CancelScop
             log.info("%s: stopping within %g s", signal.Signals(number).name, grace)
             app.host.drain()
             stop.set()
+
+
+async def _watch_hangups(
+    app: App, reload: Callable[[], Settings], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    def read() -> tuple[Settings, dict[str, bytes]]:
+        settings = reload()
+        return settings, read_keys(settings)
+
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            try:
+                settings, keys = await trio.to_thread.run_sync(read)
+                if app.guard.keys and not keys:
+                    raise ConfigError("there is no API key any more; start the server anew for that")
+            except ConfigError as error:
+                log.error("SIGHUP: nothing changes: %s", error)
+                continue
+            app.guard.reload(settings, keys)
+            logging.getLogger().setLevel(settings.log_level.upper())
+            log.info("SIGHUP: %d API keys; limits and the log level were read again", len(keys))
 
 
 class GuardedConnection(TCPServer):
@@ -156,6 +193,8 @@ def hypercorn_config(listener: socket.socket, settings: Settings) -> Config:
     config.backlog = BACKLOG
     config.keep_alive_timeout = IDLE_CONNECTION_SECONDS
     config.graceful_timeout = settings.shutdown_grace * (1 - FAREWELL_SHARE)
+    if settings.tls_cert:
+        config.certfile, config.keyfile = settings.tls_cert, settings.tls_key
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("ds4trio.hypercorn")

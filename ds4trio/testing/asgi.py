@@ -102,7 +102,7 @@ async def call_asgi(
         "query_string": query.encode(),
         "root_path": "",
         "headers": [
-            (b"host", b"test"),
+            (b"host", b"localhost"),
             (b"content-type", content_type.encode()),
             *((name.lower().encode(), value.encode()) for name, value in (headers or {}).items()),
         ],

@@ -75,6 +75,10 @@ class Board:
         self.metrics.refused(error.status, error.code or error.kind)
         self.changed()
 
+    def running_of(self, key: str) -> int:
+        """How many requests of an API key live. Not a checkpoint."""
+        return sum(record.key == key for record in self._records.values())
+
     def errors(self) -> list[dict[str, Any]]:
         """The last errors, latest first, as JSON has them."""
         return list(reversed(self._errors))
@@ -100,6 +104,7 @@ class Board:
             "protocol": record.kind,
             "model": record.model,
             "client": record.client,
+            "key": record.key or None,
             "stream": record.streams,
             "phase": "ended" if record.ended is not None else record.stage,
             "since": _epoch(record, record.ended if record.ended is not None else record.stages[-1][1]),

@@ -40,6 +40,8 @@ class Record:
     model: str
     client: str
     streams: bool
+    key: str = ""
+    """The name of the API key that it came with."""
     arrived: float
     arrived_epoch: float = field(init=False)
     """Seconds since 1970."""

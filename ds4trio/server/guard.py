@@ -1,0 +1,164 @@
+"""Who may ask: whoever has a key; without keys, this machine's own programs, and no web page from elsewhere.
+
+A server on loopback is within reach of every web page that its user opens: a script may send requests there, and with
+a name that resolves to 127.0.0.1 (DNS rebinding) even read the answers. Browsers say in ``Host`` and ``Origin`` where a
+request comes from, so without keys both have to be local.
+"""
+
+import hashlib
+import hmac
+import ipaddress
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import trio
+
+from ds4trio.api.errors import ForbiddenError, TooManyRequestsError, UnauthorizedError
+from ds4trio.config import ConfigError, Settings
+
+__all__ = ["Guard", "is_loopback", "read_keys"]
+
+# What a supervisor and a browser may ask before they have a key: whether it lives, and the empty page.
+OPEN_PATHS = ("/", "/health")
+WRONG_KEY_SECONDS = 1.0
+"""Before a wrong key is told so: who guesses gets on slowly."""
+MINUTE = 60.0
+
+
+def read_keys(settings: Settings) -> dict[str, bytes]:
+    """The digests of all keys by their names. Reads a file: blocks. Raises `ConfigError`."""
+    lines = list(settings.api_key)
+    if settings.api_key_file:
+        try:
+            lines += Path(settings.api_key_file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"api_key_file = {settings.api_key_file!r} cannot be read: {error}") from None
+    keys: dict[str, bytes] = {}
+    for line in lines:
+        if not (text := line.strip()) or text.startswith("#"):
+            continue
+        name, colon, key = text.partition(":")
+        if not colon:
+            name, key = f"key{len(keys) + 1}", text
+        if not key.strip() or name in keys:
+            raise ConfigError("an API key is KEY or NAME:KEY, each name once; one of them is empty or named twice")
+        keys[name.strip()] = _digest(key.strip())
+    if settings.api_key_file and not keys:
+        raise ConfigError(f"api_key_file = {settings.api_key_file!r} has no key in it; write one in each line")
+    return keys
+
+
+class Guard:
+    """Checks requests before anything else looks at them. Raises `ConfigError` for keys that cannot be read.
+
+    ``settings`` are those that may change while the server runs: keys, names, limits.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keys = read_keys(settings)
+        self._asked: dict[str, deque[float]] = defaultdict(deque)
+
+    def reload(self, settings: Settings, keys: dict[str, bytes]) -> None:
+        """Go by other settings from now on; ``keys`` are what `read_keys` says of them. Not a checkpoint."""
+        self.settings, self.keys = settings, keys
+
+    async def admit(self, headers: Mapping[str, str], *, path: str, address: str | None) -> str:
+        """The name of the key that a request has, empty where there are none.
+
+        A checkpoint where the key is wrong: that takes a second. ``address`` is the server's own that it came to.
+        Raises `UnauthorizedError` or `ForbiddenError`.
+        """
+        if self.keys:
+            name = self._name(headers)
+            if name is None and path not in OPEN_PATHS:
+                await trio.sleep(WRONG_KEY_SECONDS)
+                raise UnauthorizedError
+            return name or ""
+        if is_loopback(address):
+            self._check_local(headers)
+        elif not self.settings.no_auth:
+            raise ForbiddenError(
+                "this server has no API key and answers this machine only; start it with --api-key, or with --no-auth "
+                "if everybody in reach may use it",
+                code="no_api_key",
+            )
+        return ""
+
+    def charge(self, key: str, *, running: int) -> None:
+        """Count one more request of a key, of which so many run. Not a checkpoint. Raises `TooManyRequestsError`."""
+        most, rate = self.settings.key_parallel, self.settings.key_rate
+        if most and running >= most:
+            raise TooManyRequestsError(
+                f"{running} requests of this key are being answered, as many as may be", code="key_busy", retry_after=1
+            )
+        if not rate:
+            return
+        asked, now = self._asked[key], trio.current_time()
+        while asked and asked[0] <= now - MINUTE:
+            asked.popleft()
+        if len(asked) >= rate:
+            raise TooManyRequestsError(
+                f"this key has asked {rate} times within a minute, as often as it may",
+                code="rate_limited",
+                retry_after=max(1, round(asked[0] + MINUTE - now)),
+            )
+        asked.append(now)
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether web pages from there may read answers (CORS). Not a checkpoint."""
+        return origin in self.settings.cors
+
+    def _name(self, headers: Mapping[str, str]) -> str | None:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = _digest(given)
+        # All are compared, whichever it is, so that the time says nothing.
+        matches = [name for name, known in self.keys.items() if hmac.compare_digest(digest, known)]
+        return matches[0] if matches else None
+
+    def _check_local(self, headers: Mapping[str, str]) -> None:
+        host = headers.get("host", "")
+        if host and not self._is_local(host):
+            raise ForbiddenError(
+                "the Host header names another machine; without an API key only local names are answered. Allow it "
+                "with --allowed-host, or start the server with --api-key",
+                code="host_not_allowed",
+            )
+        origin = headers.get("origin", "")
+        if origin and not self.allows_origin(origin) and not self._is_local(urlsplit(origin).netloc):
+            raise ForbiddenError(
+                "a web page from elsewhere asks; without an API key only local ones are answered. Allow it with "
+                "--cors, or start the server with --api-key",
+                code="origin_not_allowed",
+            )
+
+    def _is_local(self, netloc: str) -> bool:
+        name = _hostname(netloc)
+        return (
+            name == "localhost"
+            or name.endswith(".localhost")
+            or is_loopback(name)
+            or name in self.settings.allowed_host
+        )
+
+
+def _hostname(netloc: str) -> str:
+    try:
+        return (urlsplit(f"//{netloc}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def is_loopback(address: str | None) -> bool:
+    """Whether an address is this machine's own; what is no address (a Unix socket, a test) is."""
+    try:
+        return address is None or ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode(errors="replace")).digest()
