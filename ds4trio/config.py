@@ -266,7 +266,8 @@ def _convert(name: str, value: object, source: str) -> object:
         return msgspec.convert(value, annotation, strict=not isinstance(value, str))
     except msgspec.ValidationError as error:
         words = "; say true or false" if annotation.__origin__ is bool else ""
-        raise ConfigError(f"{source} = {value!r}: {_plain(error)}{words}. It means: {_description(name)}") from None
+        said = "" if name == "api_key" else f" = {value!r}"  # not on a terminal, nor in a log
+        raise ConfigError(f"{source}{said}: {_plain(error)}{words}. It means: {_description(name)}") from None
 
 
 def _is_list(name: str) -> bool:

@@ -123,16 +123,21 @@ def test_toml_values_keep_their_types(tmp_path: Path) -> None:
 # --- errors: the key, the value, the fix ------------------------------------------------------------------------------
 
 
+def value_of(name: str, value: object) -> str:
+    """How an error quotes a value: not at all where it is a secret."""
+    return ": " if name == "api_key" else f" = {value!r}"
+
+
 def test_a_list_may_be_one_value(tmp_path: Path) -> None:
     for name in LISTS:
         file = toml(tmp_path, f'{name} = "one"')
-        assert getattr(load_settings(environment={}, config_file=file), name) == ("one",)
+        assert getattr(load(config_file=file), name) == ("one",)
 
 
 @pytest.mark.parametrize("name", field_names())
 def test_a_flag_of_the_wrong_type_is_named_with_its_value_and_its_meaning(name: str) -> None:
     message = error_of({name: {"a": 1}})
-    assert f"--{name.replace('_', '-')} = {{'a': 1}}" in message
+    assert f"--{name.replace('_', '-')}{value_of(name, {'a': 1})}" in message
     assert str(meta(name).description) in message
 
 
@@ -142,7 +147,7 @@ def test_a_toml_value_of_the_wrong_type_is_named_with_its_file_its_value_and_its
 ) -> None:
     file = toml(tmp_path, f"{name} = [[1]]")
     message = error_of(config_file=file)
-    assert f"{file}: {name} = [[1]]" in message
+    assert f"{file}: {name}{value_of(name, [[1]])}" in message
     assert str(meta(name).description) in message
 
 

@@ -129,7 +129,7 @@ class OverloadedError(ApiError):
 
 
 class TooManyRequestsError(OverloadedError):
-    """The queue is full."""
+    """The queue is full, or this key has asked for as much as it may."""
 
     status = 429
     kind = "rate_limit_error"

@@ -9,7 +9,6 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ds4trio.api.errors import ApiError
-from ds4trio.api.responses import ResponseStore
 from ds4trio.config import Settings, load_settings
 from ds4trio.engine import Engine
 from ds4trio.server.connection import LifelineConnection
@@ -51,6 +50,11 @@ class App(QuartTrio):
         # The engine's task ends when it is told to, not after a grace that would pass in any case.
         self.config["BACKGROUND_TASK_SHUTDOWN_TIMEOUT"] = None
 
+    def drain(self) -> None:
+        """Start nothing new, and let those go who only watch. Not a checkpoint."""
+        self.host.drain()
+        self.board.changed()
+
 
 def build_app(settings: Settings | None = None, *, engine: Engine | None = None) -> App:
     """Build the application. ``engine`` is for tests that bring their own. Raises `ConfigError`."""
@@ -67,6 +71,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     async def name_request() -> None:
         g.request_id = f"req_{secrets.token_hex(12)}"
         g.arrived = trio.current_time()
+        g.key = ""
         g.warnings = []
 
     @app.before_request
@@ -77,16 +82,19 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
             return Response("", status=204, headers=PREFLIGHT)
         server = request.scope.get("server")
         g.key = await app.guard.admit(headers, path=request.path, address=server[0] if server else None)
+        if request.method == "POST":
+            app.guard.charge(g.key)
         return None
 
     @app.after_request
     async def tell_name(response: Response) -> Response:
         # OpenAI's clients look for the first, Anthropic's for the second.
         response.headers["x-request-id"] = response.headers["request-id"] = g.request_id
+        if app.guard.settings.cors:
+            response.headers["Vary"] = "Origin"
         if app.guard.allows_origin(origin := request.headers.get("origin", "")):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "x-request-id, retry-after, x-ds4trio-warning"
-            response.headers["Vary"] = "Origin"
         if g.warnings:
             response.headers["x-ds4trio-warning"] = header_text("; ".join(g.warnings))
         return response
@@ -112,7 +120,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
             log_breakdown(error)
         return error_response(told, protocol_error_document(request.path, told, request_id=g.request_id))
 
-    add_routes(app, app.host, settings, ResponseStore(), board=app.board, guard=app.guard, retries=app.retries)
+    add_routes(app, app.host, settings, board=app.board, guard=app.guard, retries=app.retries)
     add_tokenizer_routes(app, app.host)
     add_ops_routes(app, app.host, settings, app.board)
     add_monitor_routes(app, app.host, app.board)

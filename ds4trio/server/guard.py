@@ -8,8 +8,9 @@ request comes from, so without keys both have to be local.
 import hashlib
 import hmac
 import ipaddress
-from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ __all__ = ["Guard", "is_loopback", "read_keys"]
 
 # What a supervisor and a browser may ask before they have a key: whether it lives, and the empty page.
 OPEN_PATHS = ("/", "/health")
+PROXIES = ("forwarded", "x-forwarded-for", "via")
 WRONG_KEY_SECONDS = 1.0
 """Before a wrong key is told so: who guesses gets on slowly."""
 MINUTE = 60.0
@@ -39,12 +41,11 @@ def read_keys(settings: Settings) -> dict[str, bytes]:
     for line in lines:
         if not (text := line.strip()) or text.startswith("#"):
             continue
-        name, colon, key = text.partition(":")
-        if not colon:
-            name, key = f"key{len(keys) + 1}", text
-        if not key.strip() or name in keys:
+        before, colon, after = (part.strip() for part in text.partition(":"))
+        name, key = (before, after) if colon else (f"key{len(keys) + 1}", before)
+        if not key or not name or name in keys:
             raise ConfigError("an API key is KEY or NAME:KEY, each name once; one of them is empty or named twice")
-        keys[name.strip()] = _digest(key.strip())
+        keys[name] = _digest(key)
     if settings.api_key_file and not keys:
         raise ConfigError(f"api_key_file = {settings.api_key_file!r} has no key in it; write one in each line")
     return keys
@@ -60,10 +61,21 @@ class Guard:
         self.settings = settings
         self.keys = read_keys(settings)
         self._asked: dict[str, deque[float]] = defaultdict(deque)
+        self._preparing: Counter[str] = Counter()
+        self._read_names()
+
+    def _read_names(self) -> None:
+        self._names = {_hostname(name) for name in self.settings.allowed_host}
+        self._origins = {origin.rstrip("/").lower() for origin in self.settings.cors}
+
+    def knows(self, key: str) -> bool:
+        """Whether there is a key of that name (still). Not a checkpoint."""
+        return key in self.keys
 
     def reload(self, settings: Settings, keys: dict[str, bytes]) -> None:
         """Go by other settings from now on; ``keys`` are what `read_keys` says of them. Not a checkpoint."""
         self.settings, self.keys = settings, keys
+        self._read_names()
 
     async def admit(self, headers: Mapping[str, str], *, path: str, address: str | None) -> str:
         """The name of the key that a request has, empty where there are none.
@@ -78,6 +90,12 @@ class Guard:
                 raise UnauthorizedError
             return name or ""
         if is_loopback(address):
+            if not self.settings.no_auth and (proxy := next((name for name in PROXIES if name in headers), None)):
+                raise ForbiddenError(
+                    f"a proxy passes this on ({proxy}), so it may come from anywhere; start the server with --api-key, "
+                    "or with --no-auth if everybody who reaches the proxy may use it",
+                    code="no_api_key",
+                )
             self._check_local(headers)
         elif not self.settings.no_auth:
             raise ForbiddenError(
@@ -87,13 +105,23 @@ class Guard:
             )
         return ""
 
-    def charge(self, key: str, *, running: int) -> None:
-        """Count one more request of a key, of which so many run. Not a checkpoint. Raises `TooManyRequestsError`."""
-        most, rate = self.settings.key_parallel, self.settings.key_rate
-        if most and running >= most:
+    @contextmanager
+    def place(self, key: str, *, running: int) -> Iterator[None]:
+        """One more answer of a key, of which so many run, is prepared in the block. Raises `TooManyRequestsError`."""
+        most = self.settings.key_parallel
+        if most and running + self._preparing[key] >= most:
             raise TooManyRequestsError(
-                f"{running} requests of this key are being answered, as many as may be", code="key_busy", retry_after=1
+                f"{most} requests of this key are being answered, as many as may be", code="key_busy", retry_after=1
             )
+        self._preparing[key] += 1
+        try:
+            yield
+        finally:
+            self._preparing[key] -= 1
+
+    def charge(self, key: str) -> None:
+        """Count one more request of a key. Not a checkpoint. Raises `TooManyRequestsError`."""
+        rate = self.settings.key_rate
         if not rate:
             return
         asked, now = self._asked[key], trio.current_time()
@@ -109,7 +137,7 @@ class Guard:
 
     def allows_origin(self, origin: str) -> bool:
         """Whether web pages from there may read answers (CORS). Not a checkpoint."""
-        return origin in self.settings.cors
+        return origin.lower() in self._origins
 
     def _name(self, headers: Mapping[str, str]) -> str | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
@@ -128,7 +156,7 @@ class Guard:
                 code="host_not_allowed",
             )
         origin = headers.get("origin", "")
-        if origin and not self.allows_origin(origin) and not self._is_local(urlsplit(origin).netloc):
+        if origin and not self.allows_origin(origin) and not self._is_local(origin.partition("://")[2]):
             raise ForbiddenError(
                 "a web page from elsewhere asks; without an API key only local ones are answered. Allow it with "
                 "--cors, or start the server with --api-key",
@@ -137,12 +165,7 @@ class Guard:
 
     def _is_local(self, netloc: str) -> bool:
         name = _hostname(netloc)
-        return (
-            name == "localhost"
-            or name.endswith(".localhost")
-            or is_loopback(name)
-            or name in self.settings.allowed_host
-        )
+        return name == "localhost" or name.endswith(".localhost") or is_loopback(name) or name in self._names
 
 
 def _hostname(netloc: str) -> str:

@@ -176,6 +176,11 @@ class Lifeline(ResponseBody):
         return [generation.progress for generation in self._running]
 
     @property
+    def key(self) -> str:
+        """The name of the API key that it came with."""
+        return self._record.key
+
+    @property
     def kind(self) -> str:
         """The protocol's short name."""
         return self._record.kind
@@ -205,13 +210,19 @@ class Lifeline(ResponseBody):
         self._ended.set()
         return self._answer.error(error)
 
-    def stop(self, error: ApiError, cause: str) -> None:
-        """End the answer with ``error`` in its protocol's own form and stop computing. Not a checkpoint."""
-        if not self._ended.is_set():
-            self.cause = cause
-            self._stopped = True
-            self._fail(error)
-            self._compute_scope.cancel()
+    def stop(self, error: ApiError, cause: str) -> bool:
+        """End the answer with ``error`` in its protocol's own form and stop computing; False if it has ended before.
+
+        Not a checkpoint.
+        """
+        if self._ended.is_set():
+            return False
+        self.cause = cause
+        self._stopped = True
+        self._cancelled_at = time.monotonic()
+        self._fail(error)
+        self._compute_scope.cancel()
+        return True
 
     async def _compute(self, task_status: trio.TaskStatus[None]) -> None:
         """Task 1: the prompt, then the text. Reports itself started when the engine has taken or refused it."""
@@ -340,6 +351,8 @@ class Lifeline(ResponseBody):
 
     def _commit(self) -> None:
         """From here on the status is 200, and silence is broken."""
+        if self._ended.is_set():
+            return
         self._committed = True
         self._write(self._answer.start(self.progress))
         self._wake_watch(trio.current_time() + self._times.heartbeat.interval)

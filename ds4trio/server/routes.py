@@ -5,8 +5,8 @@ protocol is one line in `add_routes`.
 """
 
 import math
-import re
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from ds4trio.api.answer import Frame
 from ds4trio.api.chat_completions import ChatCompletions
 from ds4trio.api.completions import Completions
-from ds4trio.api.errors import ApiError, CancelledError, InvalidRequestError, openai_error_document
+from ds4trio.api.errors import ApiError, InvalidRequestError, openai_error_document
 from ds4trio.api.messages import Messages
 from ds4trio.api.responses import Responses, ResponseStore
 from ds4trio.api.task import Task, WireProtocol
@@ -30,11 +30,13 @@ from ds4trio.server.lifeline import Lifeline, LifelineTimes
 from ds4trio.server.monitor import Board, Record, RequestLog
 from ds4trio.server.prompts import Prepared, count_tokens, prepare
 from ds4trio.server.retries import RetryMemory, retry_key
+from ds4trio.server.stored import add_stored_routes
 from ds4trio.server.urgency import stated_priority
 
 __all__ = ["add_routes", "json_body", "json_response", "protocol_error_document"]
 
-MOST_ITEMS = 100
+MOST_SHOWN = 200
+"""Letters of what clients call themselves and the model."""
 # An answer is taken over only by whoever has the same ones.
 CREDENTIALS = ("authorization", "x-api-key", "api-key")
 
@@ -64,23 +66,29 @@ def add_routes(
     app: QuartTrio,
     host: EngineHost,
     settings: Settings,
-    store: ResponseStore,
     *,
     board: Board,
     guard: Guard,
     retries: RetryMemory,
 ) -> None:
     """Register the endpoints."""
-    responses = Responses(store)
+    # What one key has stored, another one knows nothing of.
+    stores: dict[str, Responses] = defaultdict(lambda: Responses(ResponseStore()))
 
-    def add(path: str, protocol: WireProtocol) -> None:
+    def add(path: str, protocol: Callable[[], WireProtocol]) -> None:
         async def view() -> Response:
-            return (await lifeline(protocol)).response
+            return (await lifeline(protocol())).response
 
         app.add_url_rule(path, path, view, methods=["POST"])
 
+    def responses() -> Responses:
+        return stores[g.key]
+
     async def lifeline(protocol: WireProtocol) -> Lifeline:
-        guard.charge(g.key, running=board.running_of(g.key))
+        with guard.place(g.key, running=board.running_of(g.key)):
+            return await prepared_lifeline(protocol)
+
+    async def prepared_lifeline(protocol: WireProtocol) -> Lifeline:
         body = await json_body()
         engine = host.engine()
         priority = stated_priority(", ".join(request.headers.getlist("priority")))
@@ -127,8 +135,8 @@ def add_routes(
             record=Record(
                 id=g.request_id,
                 kind=task.kind,
-                model=task.model or host.names[0],
-                client=headers.get("user-agent", ""),
+                model=(task.model or host.names[0])[:MOST_SHOWN],
+                client=headers.get("user-agent", "")[:MOST_SHOWN],
                 streams=answer.streams,
                 key=g.key,
                 arrived=g.arrived,
@@ -148,10 +156,11 @@ def add_routes(
 
         return await host.engine().prepare(build)
 
-    add("/v1/chat/completions", ChatCompletions())
-    add("/v1/completions", Completions())
+    chat_completions, completions = ChatCompletions(), Completions()
+    add("/v1/chat/completions", lambda: chat_completions)
+    add("/v1/completions", lambda: completions)
     add("/v1/responses", responses)
-    add("/v1/messages", _messages)
+    add("/v1/messages", lambda: _messages)
 
     @app.post("/v1/messages/count_tokens")
     async def count_messages() -> Response:
@@ -159,35 +168,6 @@ def add_routes(
 
     @app.post("/v1/responses/input_tokens")
     async def count_responses() -> Response:
-        return json_response(responses.input_tokens_document(await tokens_of(responses.parse)))
+        return json_response(responses().input_tokens_document(await tokens_of(responses().parse)))
 
-    @app.get("/v1/responses/<response_id>")
-    async def get_response(response_id: str) -> Response:
-        return json_response(responses.response_document(response_id))
-
-    @app.delete("/v1/responses/<response_id>")
-    async def delete_response(response_id: str) -> Response:
-        return json_response(responses.delete(response_id))
-
-    @app.get("/v1/responses/<response_id>/input_items")
-    async def list_input_items(response_id: str) -> Response:
-        limit, order = request.args.get("limit", "20"), request.args.get("order", "desc")
-        if not re.fullmatch(r"[1-9]\d{0,2}", limit, re.ASCII) or int(limit) > MOST_ITEMS:
-            raise InvalidRequestError(f"limit must be 1 to {MOST_ITEMS}", code="invalid_value", param="limit")
-        if order not in ("asc", "desc"):
-            raise InvalidRequestError("order must be 'asc' or 'desc'", code="invalid_value", param="order")
-        return json_response(
-            responses.input_items_document(
-                response_id,
-                limit=int(limit),
-                order="asc" if order == "asc" else "desc",
-                after=request.args.get("after"),
-            )
-        )
-
-    @app.post("/v1/responses/<response_id>/cancel")
-    async def cancel_response(response_id: str) -> Response:
-        running = board.live.get(f"req_{response_id.removeprefix('resp_')}")
-        if running is not None and running.kind == "responses":
-            running.stop(CancelledError(), "the client cancelled it")
-        return json_response(responses.response_document(response_id))
+    add_stored_routes(app, board, responses)

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -93,6 +94,7 @@ async def serve(
     Raises `ConfigError` before anything is opened.
     """
     app = build_app(settings)
+    _check_certificate(settings)
     allow_files()
     with listen(settings) as listener:
         host, port = listener.getsockname()[:2]
@@ -123,6 +125,25 @@ async def serve(
     return 1 if app.host.state == "failed" else 0
 
 
+def _check_certificate(settings: Settings) -> None:
+    """Raise `ConfigError` for a certificate that Hypercorn could not serve with."""
+    if not settings.tls_cert:
+        return
+
+    def password() -> str:
+        raise ConfigError(f"tls_key = {settings.tls_key!r} is encrypted; give one that needs no password")
+
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.tls_cert, settings.tls_key, password=password
+        )
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(
+            f"tls_cert = {settings.tls_cert!r} and tls_key = {settings.tls_key!r} cannot be used: {error}; both are "
+            "PEM, and the key is the certificate's"
+        ) from None
+
+
 async def _watch_signals(app: App, stop: trio.Event, everything: trio.CancelScope, grace: float) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
@@ -130,7 +151,7 @@ async def _watch_signals(app: App, stop: trio.Event, everything: trio.CancelScop
                 everything.cancel()
                 continue
             log.info("%s: stopping within %g s", signal.Signals(number).name, grace)
-            app.host.drain()
+            app.drain()
             stop.set()
 
 

@@ -24,7 +24,7 @@ CLIENT = """
 import json, socket, sys, time
 body = json.dumps({"stream": True, "temperature": 0, "messages": [{"role": "user", "content": sys.argv[2]}]}).encode()
 connection = socket.create_connection(("10.213.7.1", int(sys.argv[1])))
-connection.sendall(b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: x\\r\\ncontent-type: application/json\\r\\n"
+connection.sendall(b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: localhost\\r\\ncontent-type: application/json\\r\\n"
                    b"content-length: %d\\r\\n\\r\\n%s" % (len(body), body))
 print(connection.recv(65536)[:12].decode(), flush=True)
 time.sleep(600)
@@ -77,7 +77,7 @@ def network() -> Iterator[str]:
 @pytest.mark.parametrize("prompt", [ENDLESS, "river table green " * 800], ids=["decode", "prefill"])
 async def test_client_that_vanishes_without_a_fin_is_freed(network: str, prompt: str) -> None:
     ready = re.compile(r"on http://10\.213\.7\.1:(\d+), try")
-    flags = ("--host", "10.213.7.1", "--stall-timeout", str(STALL_TIMEOUT), "--heartbeat-interval", "1")
+    flags = ("--host", "10.213.7.1", "--no-auth", "--stall-timeout", str(STALL_TIMEOUT), "--heartbeat-interval", "1")
     async with run_server(*flags, ready=ready) as server:
         command = ["ip", "netns", "exec", network, sys.executable, "-c", CLIENT, str(server.port), prompt]
         client = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE)

@@ -52,7 +52,7 @@ REQUEST = json.dumps(chat_body("hi", max_tokens=2)).encode()
 
 def raw_request(connection: str) -> bytes:
     return (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         b"connection: %s\r\ncontent-length: %d\r\n\r\n%s" % (connection.encode(), len(REQUEST), REQUEST)
     )
 
@@ -171,7 +171,7 @@ async def http_2_request(
     connection = h2.connection.H2Connection()
     connection.initiate_connection()
     connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
-    headers = {":method": "POST", ":path": "/v1/chat/completions", ":scheme": "http", ":authority": "x"}
+    headers = {":method": "POST", ":path": "/v1/chat/completions", ":scheme": "http", ":authority": "localhost"}
     connection.send_headers(1, [*headers.items(), ("content-type", "application/json")])
     connection.send_data(1, json.dumps(chat_body("a long prompt")).encode(), end_stream=True)
     async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -194,8 +194,8 @@ async def test_http_2_reset_of_one_stream_frees_the_engine() -> None:
 async def test_http_2_that_hypercorn_breaks_on_does_not_take_the_server_from_others() -> None:
     async with serving(fast()) as server:
         for headers, answered_first in (
-            ([(":method", "GET"), (":scheme", "http"), (":authority", "x")], False),
-            ([(":method", "POST"), (":path", "/x"), (":scheme", "http"), (":authority", "x")], True),
+            ([(":method", "GET"), (":scheme", "http"), (":authority", "localhost")], False),
+            ([(":method", "POST"), (":path", "/x"), (":scheme", "http"), (":authority", "localhost")], True),
         ):
             configuration = h2.config.H2Configuration(validate_outbound_headers=False)
             connection = h2.connection.H2Connection(configuration)
@@ -261,7 +261,7 @@ async def test_body_that_does_not_arrive_is_a_408() -> None:
 @pytest.mark.parametrize("target", ["http://[::1/health", "//[", "http://x/nothing", "*", "/%ff%00"])
 async def test_odd_request_target_is_a_404_in_json(target: str) -> None:
     async with serving(SimulatedEngine()) as server, await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
-        await stream.send_all(f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        await stream.send_all(f"GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         answer = b"".join([data async for data in stream])
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert b"there is no such endpoint" in answer

@@ -147,7 +147,7 @@ def test_a_file_without_a_key_locks_nobody_out(tmp_path: Path) -> None:
 
 async def test_a_key_has_so_many_requests_at_a_time_and_a_minute(autojump_clock: MockClock) -> None:
     header = {"x-api-key": "secret-a"}
-    async with running(api_key=KEYS, key_parallel=1, key_rate=3) as app:
+    async with running(api_key=KEYS, key_parallel=1, key_rate=4) as app:
         async with call_asgi(app, chat_body("a" * 400), headers=header) as first:
             await first.wait_for(b"role")
             async with call_asgi(app, chat_body("b"), headers=header) as second:

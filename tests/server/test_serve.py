@@ -64,7 +64,6 @@ async def test_other_machines_are_not_served_without_a_key_or_a_word(host: str) 
     assert told.returncode == 1
     assert b"--api-key" in told.stderr
     assert b"Traceback" not in told.stderr
-    assert b"secret" not in told.stderr
 
 
 async def test_https_by_a_certificate_of_ones_own(tmp_path: Path) -> None:

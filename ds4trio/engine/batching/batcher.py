@@ -152,7 +152,8 @@ class Batcher(Generic[Row]):
         moved = self._load_all() or len(self.sequences) < before
         placed = [sequence for sequence in self.sequences if sequence.slot is not None and sequence.loading is None]
         self._guess(placed)
-        take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds)
+        loading = any(sequence.loading is not None for sequence in self.sequences)
+        take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds, awaited=loading)
         work = [(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
         if not work:
             return moved
@@ -167,7 +168,7 @@ class Batcher(Generic[Row]):
         # An abort spoils every sequence of a batch where the memory cannot roll back, so there it may only hit a
         # batch that is one sequence's own.
         may_abort = not self._kind.whole_only or len(owners) == 1
-        gives_way = self._scheduler.gives_way(self.sequences, expected)
+        gives_way = 0.0 if loading else self._scheduler.gives_way(placed, expected)
         outcome, rows = self._memory.decode(spans, owners, may_abort=may_abort, gives_way=gives_way)
         match outcome:
             case Outcome.DONE:
@@ -198,7 +199,7 @@ class Batcher(Generic[Row]):
 
         False: there is nothing to do.
         """
-        for slot in self._slots.resting(WORTH_SAVING) if self._keeper.rests else ():
+        for slot in self._resting:
             if self._keeper.copied(slot) is None:
                 self._keeper.rest(slot)
                 return True
@@ -323,7 +324,7 @@ class Batcher(Generic[Row]):
                 self._fail(sequence, _failure(error))
                 return
         self._keeper.placed(sequence, keep)
-        self._rest_idle(self._scheduler.seconds(keep, sequence.left))
+        self._make_way(sequence)
         self._tell(sequence, sequence.progress)
 
     def _bring_back(self, placement: Placement) -> bool:
@@ -476,30 +477,42 @@ class Batcher(Generic[Row]):
             self._memory.clear(slot.id)
         self._slots.cut(slot, sequence.computed)
 
-    def _rest_idle(self, seconds: float) -> None:
-        """Free the cells of what rests, once they have cost as much as it does to bring it back.
+    def _make_way(self, sequence: Sequence[Row]) -> None:
+        """A prompt is about to be computed: what rests and is copied gives up its cells at once, where that pays."""
+        end = sequence.loading.length if sequence.loading is not None else sequence.computed
+        gain = self._idle_share * self._scheduler.seconds(end, len(sequence.tokens) - end)
+        for slot in self._resting:
+            if self._keeper.copied(slot) and (price := self._keeper.rest_seconds(slot)) <= gain:
+                gain -= price
+                if self._keeper.still_copied(slot):
+                    self._forget(slot)
 
-        So much time has been computed beside them, or is about to be.
-        """
-        resting = self._slots.resting(WORTH_SAVING) if self._keeper.rests else []
+    def _rest_idle(self, seconds: float) -> None:
+        """Free the cells of what rests, once computing beside them has cost as much as it does to bring it back."""
+        resting = [slot for slot in self._resting if self._keeper.copied(slot) is not False]
         if not resting:
             self._idle_cost = 0.0
             return
+        slot = resting[0]
+        self._idle_cost += seconds * self._idle_share
+        if self._idle_cost < self._keeper.rest_seconds(slot):
+            return
+        if not self._keeper.copied(slot):
+            self._keeper.rest(slot)
+        elif self._keeper.still_copied(slot):
+            self._forget(slot)
+            self._idle_cost = 0.0
+
+    @property
+    def _resting(self) -> list[Slot]:
+        """Idle slots that can be moved out of the cells, the one that has rested longest first."""
+        return self._slots.resting(WORTH_SAVING) if self._keeper.rests else []
+
+    @property
+    def _idle_share(self) -> float:
+        """The part of a step that attention over idle cells takes."""
         cells = self._slots.cells
-        self._idle_cost += seconds * IDLE_SHARE * (cells - self._slots.busy_cells) / cells
-        for slot in resting:
-            copied = self._keeper.copied(slot)
-            if copied is False:
-                continue
-            price = self._keeper.rest_seconds(slot)
-            if self._idle_cost < price:
-                return
-            if copied is None:
-                self._keeper.rest(slot)
-                return
-            if self._keeper.still_copied(slot):
-                self._forget(slot)
-                self._idle_cost -= price
+        return IDLE_SHARE * (cells - self._slots.busy_cells) / cells if cells else 0.0
 
     # --- when cells run short -----------------------------------------------------------------------------------------
 

@@ -191,7 +191,7 @@ class Keeper(Generic[Row]):
 
     @property
     def resting_bytes(self) -> int:
-        """Memory that conversations take that were moved out of the context."""
+        """Memory that copies of idle conversations take, also of those that are in the context still."""
         return self._ram.size
 
     def stop(self, sequence: Sequence[Row]) -> None:

@@ -123,15 +123,16 @@ class Scheduler:
         self._chunk_was_last = False
         self._alike = 0
 
-    def plan(self, works: Sequence[Work], *, reserved: float = 0.0) -> list[int]:
+    def plan(self, works: Sequence[Work], *, reserved: float = 0.0, awaited: bool = False) -> list[int]:
         """How many tokens of each of ``works`` the next step takes; they come in the order of arrival, oldest first.
 
-        ``reserved`` seconds of a stall are taken already, by something else than computing.
+        ``reserved`` seconds of a stall are taken already, by something else than computing. With ``awaited`` somebody
+        who is not among them waits for the step's end too.
         """
         prompts = self._in_order(works)
         if not prompts:
             return self._ahead(works)
-        if len(works) == 1:
+        if len(works) == 1 and not awaited:
             return [self._alone(works[0])]
 
         take = [0] * len(works)

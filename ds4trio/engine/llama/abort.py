@@ -31,6 +31,7 @@ class AbortFlag:
         self._lock = threading.Lock()
         self._owners: Collection[Cancellable] = ()
         self._gives_way_until = 0.0
+        self._somebody_came = False
         self._closed = False
 
     def install(self, context: llama_cpp.llama_context_p) -> None:
@@ -45,10 +46,19 @@ class AbortFlag:
                 self._buffer[0] = b"\1"
 
     def make_way(self) -> None:
-        """Stop the running batch for somebody who is new, if it gives way still: it is computed again with theirs."""
+        """Stop the running batch for somebody who is new, if it gives way still: it is computed again with theirs.
+
+        One that is about to begin does not, until the worker has looked who came (`look`).
+        """
         with self._lock:
+            self._somebody_came = True
             if time.perf_counter() < self._gives_way_until:
                 self._buffer[0] = b"\1"
+
+    def look(self) -> None:
+        """Say that the worker looks into its mailbox now."""
+        with self._lock:
+            self._somebody_came = False
 
     def close(self) -> None:
         """Stop the running batch, whoever owns it, and every later one."""
@@ -61,11 +71,12 @@ class AbortFlag:
         """Publish the owners of a batch while it runs; gives False if one of them was cancelled before.
 
         With ``may_abort`` false a cancel waits for the end of the batch. Within its first ``gives_way`` seconds it
-        stops for newcomers too.
+        stops for newcomers too, and gives False if one has come already.
         """
         with self._lock:
             self._buffer[0] = b"\1" if self._closed else b"\0"
             valid = not self._closed and not any(owner.cancelled for owner in owners)
+            valid = valid and not (gives_way and self._somebody_came)
             self._owners = owners if may_abort else ()
             self._gives_way_until = time.perf_counter() + gives_way if gives_way else 0.0
         try:

@@ -243,19 +243,7 @@ class LlamaGeneration:
         if isinstance(event, EngineError):
             raise event
         self._finished = isinstance(event, Finished)
-        return self._together(event) if isinstance(event, TextDelta) else event
-
-    def _together(self, first: TextDelta) -> TextDelta:
-        """A delta and all plain ones that have come behind it, as one: whoever reads them has less to do."""
-        deltas = [first]
-        while self._events and _plain(deltas[-1]) and isinstance(event := self._events[0], TextDelta) and _plain(event):
-            deltas.append(event)
-            self._events.popleft()
-        if len(deltas) == 1:
-            return first
-        text = "".join(delta.text for delta in deltas)
-        tokens = tuple(token for delta in deltas for token in delta.tokens)
-        return TextDelta(text, deltas[-1].output_tokens, tokens=tokens)
+        return event
 
     async def suspend(self) -> Suspended:
         """Stop the worker and take the writer from it."""
@@ -320,10 +308,6 @@ class LlamaGeneration:
             self._ticket.leave()
             if self._rest is not None:
                 self._rest.close()
-
-
-def _plain(delta: TextDelta) -> bool:
-    return not delta.special and not delta.logprobs
 
 
 @asynccontextmanager

@@ -207,6 +207,7 @@ class Worker:
         """Take what has come; ``wait`` for it if there is nothing to do. False when it is time to end."""
         if wait and disk is not None:
             disk.set_idle(True)
+        self._abort.look()
         while not self._closing:
             try:
                 mail = self._mailbox.get(block=wait)

@@ -60,14 +60,15 @@ class Board:
 
     def changed(self) -> None:
         """Wake those who watch. Not a checkpoint."""
-        self._news.set()
+        news, self._news = self._news, trio.Event()
+        news.set()
 
     async def wait(self) -> None:
         """Until there is something new to see, but neither too soon nor for too long. A checkpoint."""
+        news = self._news
         await trio.sleep(LEAST_WAIT)
         with trio.move_on_after(MOST_WAIT - LEAST_WAIT):
-            await self._news.wait()
-        self._news = trio.Event()
+            await news.wait()
 
     def refused(self, method: str, path: str, error: ApiError) -> None:
         """Note a request that was answered with an error before anything was computed. Not a checkpoint."""
@@ -83,14 +84,14 @@ class Board:
         """The last errors, latest first, as JSON has them."""
         return list(reversed(self._errors))
 
-    def requests(self) -> list[dict[str, Any]]:
-        """Those that live, oldest first, as JSON has them."""
+    def requests(self, key: str | None = None) -> list[dict[str, Any]]:
+        """Those that live, oldest first, as JSON has them; only those of one API key, if it is given."""
         blocker = self._oldest_running()
-        return [self._document(record, blocker) for record in self._records.values()]
+        return [self._document(record, blocker) for record in self._records.values() if key in (None, record.key)]
 
-    def ended(self) -> list[dict[str, Any]]:
-        """The last that ended, latest first, as JSON has them."""
-        return [self._document(record, None) for record in reversed(self._ended)]
+    def ended(self, key: str | None = None) -> list[dict[str, Any]]:
+        """The last that ended, latest first, in the same way."""
+        return [self._document(record, None) for record in reversed(self._ended) if key in (None, record.key)]
 
     def _oldest_running(self) -> str | None:
         """Whose place is likely to be free first."""

@@ -13,6 +13,7 @@ from ds4trio.server.monitor.request_log import RequestLog
 
 __all__ = ["Outcome", "Record", "Stage"]
 
+MOST_STAGES = 200
 MOST_BEATS = 200
 """Heartbeats whose time is remembered."""
 
@@ -92,7 +93,7 @@ class Record:
         if self.stage == "queued" and stage != "queued":
             self.metrics.left_queue(now)
         if stage != self.stage:
-            self.stages.append((stage, now))
+            self._enter(stage, now)
         if stage == "decode" and self.first_token is None:
             self.first_token = now
             self.metrics.first_token(now)
@@ -112,11 +113,16 @@ class Record:
             self.heartbeats += 1
             self.metrics.heartbeat(beat)
             if self.stage == "decode":
-                self.stages.append(("withheld", self._written))
+                self._enter("withheld", max(self._written, self.stages[-1][1]))
             self.changed()
         elif self.stage == "withheld":
-            self.stages.append(("decode", now))
+            self._enter("decode", now)
         self._written = now
+
+    def _enter(self, stage: Stage, at: float) -> None:
+        if len(self.stages) >= MOST_STAGES:
+            del self.stages[-2:]  # a stream that stutters: what came first says more than the latest
+        self.stages.append((stage, at))
 
     def sampled(self) -> None:
         """The engine has more of the text, whether the client gets to see it or not."""

@@ -2,13 +2,13 @@
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from quart import Response, request
-from quart_trio import QuartTrio
+from quart import Response, g, request
 
 from ds4trio import __version__
 from ds4trio.api.errors import CancelledError, NotFoundError
@@ -16,32 +16,40 @@ from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor.board import Board
 from ds4trio.server.monitor.metrics import CONTENT_TYPE
 
+if TYPE_CHECKING:
+    from ds4trio.server.app import App
+
 __all__ = ["add_monitor_routes"]
 
+OPERATOR = "operator"
+"""The name of the API key that sees everybody's requests."""
 PAGE = Path(__file__).with_name("page.html")
 
 
-def add_monitor_routes(app: QuartTrio, host: EngineHost, board: Board) -> None:
+def add_monitor_routes(app: "App", host: EngineHost, board: Board) -> None:
     """Register the endpoints."""
     page = PAGE.read_text(encoding="utf-8")
 
+    def seen() -> str | None:
+        """The key whose requests may be seen; None for all: without keys, and for the operator's."""
+        return None if g.key in ("", OPERATOR) else str(g.key)
+
     @app.get("/requests")
     async def requests() -> dict[str, Any]:
-        return {"requests": board.requests(), "ended": board.ended()}
+        return {"requests": board.requests(seen()), "ended": board.ended(seen())}
 
     @app.delete("/requests/<id>")
     async def cancel(id: str) -> dict[str, Any]:
         lifeline = board.live.get(id)
-        if lifeline is None:
+        if lifeline is None or seen() not in (None, lifeline.key):
             raise NotFoundError(f"no request {id[:64]!r} lives; GET /requests lists those that do")
-        lifeline.stop(CancelledError(), "the operator cancelled it")
-        return {"id": id, "cancelled": True}
+        return {"id": id, "cancelled": lifeline.stop(CancelledError(), "the operator cancelled it")}
 
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(board.metrics.text(), content_type=CONTENT_TYPE)
 
-    def snapshot() -> bytes:
+    def snapshot(key: str | None) -> bytes:
         return msgspec.json.encode(
             {
                 "at": round(time.time(), 3),
@@ -50,21 +58,23 @@ def add_monitor_routes(app: QuartTrio, host: EngineHost, board: Board) -> None:
                 "state": host.state,
                 "loaded": host.load_fraction,
                 "message": host.failure,
-                "requests": board.requests(),
-                "ended": board.ended(),
-                "errors": board.errors(),
+                "requests": board.requests(key),
+                "ended": board.ended(key),
+                "errors": board.errors() if key is None else [],
                 "kv": host.kv,
             }
         )
 
-    async def feed() -> AsyncGenerator[bytes, None]:
-        while not host.draining.is_set():
-            yield b"data: " + snapshot() + b"\n\n"
+    async def feed(key: str | None, admitted: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
+        while admitted() and not host.draining.is_set():
+            yield b"data: " + snapshot(key) + b"\n\n"
             await board.wait()
 
     @app.get("/requests/events")
     async def events() -> Response:
-        response = Response(feed(), content_type="text/event-stream")
+        name = g.key
+        admitted = partial(app.guard.knows, name) if name else lambda: True
+        response = Response(feed(seen(), admitted), content_type="text/event-stream")
         response.timeout = None
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Accel-Buffering"] = "no"

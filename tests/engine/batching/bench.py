@@ -189,8 +189,8 @@ class WatchedScheduler(Scheduler):
 
     latest: Plan | None = None
 
-    def plan(self, works: Sequence[Work], *, reserved: float = 0.0) -> list[int]:
-        take = super().plan(works, reserved=reserved)
+    def plan(self, works: Sequence[Work], *, reserved: float = 0.0, awaited: bool = False) -> list[int]:
+        take = super().plan(works, reserved=reserved, awaited=awaited)
         self.latest = Plan(
             tuple(
                 (work.answering and work.left == 1, work.computed, count)

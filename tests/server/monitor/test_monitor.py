@@ -147,8 +147,10 @@ async def test_whoever_watches_sees_changes_soon_and_not_too_often(autojump_cloc
             await call.ended.wait()
         await trio.sleep(1)
         seen = [(arrival.at, json.loads(arrival.data.removeprefix(b"data: "))) for arrival in watcher.arrivals]
-        app.host.drain()
+        before = trio.current_time()
+        app.drain()
         await watcher.ended.wait()
+        assert trio.current_time() - before <= 0.5, "an open page holds nobody up"
     phases = [each["requests"][0]["phase"] for _, each in seen if each["requests"]]
     assert set(phases) == {"prefill", "decode"}
     assert seen[-1][1]["ended"][0]["outcome"] == "stop"
