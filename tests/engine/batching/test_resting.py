@@ -120,3 +120,32 @@ def test_where_a_range_is_not_all_that_there_was_nothing_moves(kind: MemoryKind)
     answered(bench, tokens_of(0, 700))
     answered(bench, talkative(1, 300, 40), most=40)
     assert bench.memory.ranges == 0
+
+
+def test_what_was_copied_in_a_quiet_moment_leaves_at_once() -> None:
+    bench = a_bench()
+    first = answered(bench, tokens_of(0, 700))
+    while bench.batcher.tidy():
+        pass
+    copies, before = bench.memory.ranges, bench.memory.used
+    assert copies >= 700 // BLOCK
+    assert before >= 700, "nobody computes: it stays"
+    other = bench.ask(talkative(1, 300, 40), most=40)
+    bench.step()
+    assert bench.memory.used <= 300
+    assert bench.memory.ranges == copies, "nothing is copied while somebody waits"
+    bench.run()
+    other.check()
+    said = [*first.prompt, *answer(first.prompt, first.most)[0]]
+    assert answered(bench, [*said, *tokens_of(2, 20)]).cached == len(said) - 1
+
+
+def test_what_has_no_room_elsewhere_stays_in_its_cells() -> None:
+    bench = a_bench(rest_bytes=1)
+    first = answered(bench, tokens_of(0, 700))
+    while bench.batcher.tidy():
+        pass
+    answered(bench, talkative(1, 300, 40), most=40)
+    said = [*first.prompt, *answer(first.prompt, first.most)[0]]
+    assert answered(bench, [*said, *tokens_of(2, 20)]).cached == len(said) - 1
+    assert bench.batcher._keeper._ram.size == 0

@@ -120,6 +120,21 @@ def test_alone_on_a_cpu_a_step_takes_twice_the_stall_at_most() -> None:
     assert sum(step.seconds > 2.1 * STALL for step in steps) < len(steps) / 10
 
 
+def test_alone_steps_are_twice_as_long_where_a_newcomer_can_stop_them() -> None:
+    machine = measured_cpu
+    patient, stoppable = Scheduler(ubatch=512, max_stall=STALL), Scheduler(ubatch=512, max_stall=STALL, stoppable=True)
+    for scheduler in (patient, stoppable):
+        for step in prefill(scheduler, machine, Job(6000)):
+            assert scheduler.gives_way([Job(10)], step.seconds) == (
+                step.seconds / 2 if scheduler is stoppable and step.seconds > STALL else 0.0
+            )
+    job = Job(4000)
+    assert stoppable.plan([job])[0] >= patient.plan([job])[0]
+    assert stoppable.plan([job], awaited=True)[0] <= patient.plan([job])[0]
+    assert stoppable.gives_way([job, stream()], 10.0) == 0.0
+    assert stoppable.gives_way([stream()], 10.0) == 0.0
+
+
 def test_alone_on_a_cpu_steps_take_about_two_stalls_and_no_fewer_tokens_than_its_kernels_like() -> None:
     scheduler = Scheduler(ubatch=512, max_stall=STALL)
     sizes = [step.take[0] for step in prefill(scheduler, measured_cpu, Job(12_000))]
