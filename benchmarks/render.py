@@ -9,7 +9,7 @@ and the part of the README that is marked as measured: every figure of which som
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import click
 import matplotlib
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+
+from benchmarks.report import Row, table
 
 __all__ = ["ORDER", "render"]
 
@@ -123,7 +125,7 @@ def render(directory: Path) -> Path:
                 target = directory / f"{name}-{series}.svg"
                 _draw(target, CHARTS[series], data)
                 lines += [f"![{TITLES[name]}: {series}]({directory.name}/{target.name})", ""]
-        lines += _table(report["rows"])
+        lines += [table(Row(**row) for row in report["rows"])]
     page = directory.with_suffix(".md")
     page.write_text("\n".join(lines) + "\n")
     if README.exists():
@@ -138,15 +140,8 @@ def _quoted(directory: Path) -> str:
         path = directory / f"{name}.json"
         rows = json.loads(path.read_text())["rows"] if path.exists() else []
         if rows := [row for row in rows if row["bar"] != "for scale"]:
-            lines += ["", f"**{TITLES[name]}** (`python -m benchmarks.{name}`)", "", *_table(rows)]
+            lines += ["", f"**{TITLES[name]}** (`python -m benchmarks.{name}`)", "", table(Row(**row) for row in rows)]
     return "\n".join(lines) + "\n\n"
-
-
-def _table(rows: Iterable[dict[str, Any]]) -> list[str]:
-    lines = ["| what | measured | asked | holds |", "|---|---|---|---|"]
-    return lines + [
-        f"| {row['what']} | {row['measured']} | {row['bar']} | {'yes' if row['holds'] else '**no**'} |" for row in rows
-    ]
 
 
 def _draw(target: Path, chart: Chart, data: Any) -> None:

@@ -98,7 +98,7 @@ def benchmark(name: str) -> Callable[[Callable[..., Awaitable[None]]], click.Com
 
 def table(rows: Iterable[Row]) -> str:
     """Rows as Markdown."""
-    lines = ["| what | measured | bar | holds |", "|---|---|---|---|"]
+    lines = ["| what | measured | asked | holds |", "|---|---|---|---|"]
     lines += [f"| {row.what} | {row.measured} | {row.bar} | {'yes' if row.holds else '**no**'} |" for row in rows]
     return "\n".join(lines)
 

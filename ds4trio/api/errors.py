@@ -52,6 +52,11 @@ class ApiError(Exception):
         self.details = details or {}
         self.retry_after = retry_after
 
+    @property
+    def servers_fault(self) -> bool:
+        """Whether its message may be logged and shown: that of a client's fault may quote the prompt."""
+        return self.status >= 500
+
 
 class InvalidRequestError(ApiError):
     """The request cannot be answered as it is."""

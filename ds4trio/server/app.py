@@ -71,17 +71,17 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     async def name_request() -> None:
         g.request_id = f"req_{secrets.token_hex(12)}"
         g.arrived = trio.current_time()
+        g.headers = {name.lower(): value for name, value in request.headers.items()}
         g.key = ""
         g.warnings = []
 
     @app.before_request
     async def guard() -> Response | None:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        origin = headers.get("origin", "")
+        origin = g.headers.get("origin", "")
         if request.method == "OPTIONS" and app.guard.allows_origin(origin):
             return Response("", status=204, headers=PREFLIGHT)
         server = request.scope.get("server")
-        g.key = await app.guard.admit(headers, path=request.path, address=server[0] if server else None)
+        g.key = await app.guard.admit(g.headers, path=request.path, address=server[0] if server else None)
         if request.method == "POST":
             app.guard.charge(g.key)
         return None
@@ -92,7 +92,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
         response.headers["x-request-id"] = response.headers["request-id"] = g.request_id
         if app.guard.settings.cors:
             response.headers["Vary"] = "Origin"
-        if app.guard.allows_origin(origin := request.headers.get("origin", "")):
+        if app.guard.allows_origin(origin := g.headers.get("origin", "")):
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = "x-request-id, retry-after, x-ds4trio-warning"
         if g.warnings:
@@ -123,7 +123,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     add_routes(app, app.host, settings, board=app.board, guard=app.guard, retries=app.retries)
     add_tokenizer_routes(app, app.host)
     add_ops_routes(app, app.host, settings, app.board)
-    add_monitor_routes(app, app.host, app.board)
+    add_monitor_routes(app, app.host, app.board, app.guard)
     return app
 
 

@@ -176,7 +176,7 @@ def _hostname(netloc: str) -> str:
 
 
 def is_loopback(address: str | None) -> bool:
-    """Whether an address is this machine's own; what is no address (a Unix socket, a test) is."""
+    """Whether an IP address is this machine's own, or there is none; no name is."""
     try:
         return address is None or ipaddress.ip_address(address).is_loopback
     except ValueError:

@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from types import TracebackType
 
 import trio
-from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from ds4trio.api.answer import Answer
 from ds4trio.api.errors import ApiError, CancelledError, TooOldError
 from ds4trio.engine import EngineError, Finished, Generation, Progress, TextDelta
+from ds4trio.server.bodies import stream_response
 from ds4trio.server.choices import Choice, Tally
 from ds4trio.server.errors import api_error, first_leaf, log_breakdown
 from ds4trio.server.heartbeat import Heartbeat
@@ -39,9 +39,6 @@ from ds4trio.server.monitor import Board, Record
 from ds4trio.server.retries import Attempt
 
 __all__ = ["Lifeline", "LifelineTimes"]
-
-
-SERVER_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +104,7 @@ class Lifeline(ResponseBody):
         self.cause = "the server stops"
         """Why the computation was cancelled, if it was."""
         self.on_stall: Callable[[], None] = lambda: None
-        self.response = Response(self, content_type=answer.content_type)
-        self.response.timeout = None
-        self.response.headers["Cache-Control"] = "no-cache"
-        # nginx would collect the stream and defeat every heartbeat.
-        self.response.headers["X-Accel-Buffering"] = "no"
+        self.response = stream_response(self, content_type=answer.content_type)
 
     async def __aenter__(self) -> "Lifeline":
         """Join the engine's queue; for a document, wait for its result as long as its status may change.
@@ -364,7 +357,7 @@ class Lifeline(ResponseBody):
         self._failed = True
         if not self._stopped:
             # What is wrong with a request may quote it.
-            self._record.failed(f"{error.code}" if error.status < SERVER_ERROR else error.message)
+            self._record.failed(f"{error.code}" if not error.servers_fault else error.message)
         # Called in any case, since a protocol may keep more of an answer than its bytes.
         last_word = self._answer.error(error)
         if self._committed:

@@ -22,7 +22,7 @@ from ds4trio.api.responses import Responses, ResponseStore
 from ds4trio.api.task import Task, WireProtocol
 from ds4trio.config import Settings
 from ds4trio.engine import Tokenizer
-from ds4trio.server.errors import UnsupportedMediaTypeError
+from ds4trio.server.bodies import json_body, json_response
 from ds4trio.server.guard import Guard
 from ds4trio.server.heartbeat import heartbeat_for, patience
 from ds4trio.server.host import EngineHost
@@ -33,7 +33,7 @@ from ds4trio.server.retries import RetryMemory, retry_key
 from ds4trio.server.stored import add_stored_routes
 from ds4trio.server.urgency import stated_priority
 
-__all__ = ["add_routes", "json_body", "json_response", "protocol_error_document"]
+__all__ = ["add_routes", "protocol_error_document"]
 
 MOST_SHOWN = 200
 """Letters of what clients call themselves and the model."""
@@ -48,18 +48,6 @@ def protocol_error_document(path: str, error: ApiError, *, request_id: str) -> b
     if path.startswith("/v1/messages"):
         return _messages.error_document(error, request_id=request_id)
     return openai_error_document(error)
-
-
-async def json_body() -> bytes:
-    """The request's body. A checkpoint. Raises `UnsupportedMediaTypeError` for anything but JSON."""
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaTypeError(request.mimetype)
-    return await request.get_data(cache=False, as_text=False, parse_form_data=False)
-
-
-def json_response(document: bytes) -> Response:
-    """A complete JSON answer."""
-    return Response(document, content_type="application/json")
 
 
 def add_routes(
@@ -120,15 +108,14 @@ def add_routes(
             model=task.model or host.names[0],
             prompts=prepared.prompts,
         )
-        headers = {name.lower(): value for name, value in request.headers.items()}
         answer = task.answer(frame)
         return Lifeline(
             attempt=retries.attempt(engine, key, name=f"{task.kind} {g.request_id}"),
             choices=prepared.choices,
             answer=answer,
             times=LifelineTimes(
-                heartbeat=heartbeat_for(headers, interval=settings.heartbeat_interval, form=settings.heartbeat),
-                json_grace=min(settings.json_grace, patience(headers)),
+                heartbeat=heartbeat_for(g.headers, interval=settings.heartbeat_interval, form=settings.heartbeat),
+                json_grace=min(settings.json_grace, patience(g.headers)),
                 stall_timeout=settings.stall_timeout,
                 age=guard.settings.max_request_seconds or math.inf,
             ),
@@ -136,7 +123,7 @@ def add_routes(
                 id=g.request_id,
                 kind=task.kind,
                 model=(task.model or host.names[0])[:MOST_SHOWN],
-                client=headers.get("user-agent", "")[:MOST_SHOWN],
+                client=g.headers.get("user-agent", "")[:MOST_SHOWN],
                 streams=answer.streams,
                 key=g.key,
                 arrived=g.arrived,

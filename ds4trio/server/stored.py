@@ -8,6 +8,7 @@ from quart_trio import QuartTrio
 
 from ds4trio.api.errors import CancelledError, InvalidRequestError
 from ds4trio.api.responses import Responses
+from ds4trio.server.bodies import json_response
 from ds4trio.server.monitor import Board
 
 __all__ = ["add_stored_routes"]
@@ -18,16 +19,13 @@ MOST_ITEMS = 100
 def add_stored_routes(app: QuartTrio, board: Board, responses: Callable[[], Responses]) -> None:
     """Register the endpoints; ``responses`` gives what the key of the present request may see."""
 
-    def document(data: bytes) -> Response:
-        return Response(data, content_type="application/json")
-
     @app.get("/v1/responses/<response_id>")
     async def get_response(response_id: str) -> Response:
-        return document(responses().response_document(response_id))
+        return json_response(responses().response_document(response_id))
 
     @app.delete("/v1/responses/<response_id>")
     async def delete_response(response_id: str) -> Response:
-        return document(responses().delete(response_id))
+        return json_response(responses().delete(response_id))
 
     @app.get("/v1/responses/<response_id>/input_items")
     async def list_input_items(response_id: str) -> Response:
@@ -36,7 +34,7 @@ def add_stored_routes(app: QuartTrio, board: Board, responses: Callable[[], Resp
             raise InvalidRequestError(f"limit must be 1 to {MOST_ITEMS}", code="invalid_value", param="limit")
         if order not in ("asc", "desc"):
             raise InvalidRequestError("order must be 'asc' or 'desc'", code="invalid_value", param="order")
-        return document(
+        return json_response(
             responses().input_items_document(
                 response_id,
                 limit=int(limit),
@@ -50,4 +48,4 @@ def add_stored_routes(app: QuartTrio, board: Board, responses: Callable[[], Resp
         running = board.live.get(f"req_{response_id.removeprefix('resp_')}")
         if running is not None and running.kind == "responses" and running.key == g.key:
             running.stop(CancelledError(), "the client cancelled it")
-        return document(responses().response_document(response_id))
+        return json_response(responses().response_document(response_id))

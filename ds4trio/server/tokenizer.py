@@ -13,9 +13,9 @@ from ds4trio.api.tokens import (
     tokenize_document,
 )
 from ds4trio.engine import Tokenizer
+from ds4trio.server.bodies import json_body, json_response
 from ds4trio.server.host import EngineHost
 from ds4trio.server.prompts import rendered
-from ds4trio.server.routes import json_body, json_response
 
 __all__ = ["add_tokenizer_routes"]
 

@@ -72,8 +72,8 @@ class Batcher(Generic[Row]):
     is computed again. Conversations that rest may take ``rest_bytes`` outside of the cells. ``tell`` hands an update to
     a sequence's listener; ``flush`` sends what was told, unless it can wait for the seconds that it gets. ``text``
     spells tokens. What is at least ``least_kept`` tokens long is kept on ``disk``, if there is one; ``wake`` is called,
-    from any thread, when a block of it has come and a step is due. With ``draft`` what
-    answers repeat is guessed and computed ahead, where the memory can roll back.
+    from any thread, when a block of it has come and a step is due. With ``draft`` what answers repeat is guessed and
+    computed ahead, where the memory can roll back.
     """
 
     def __init__(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Board"]
 
-SERVER_ERROR = 500
 MOST_ENDED = 100
 """Requests that are shown after their end."""
 MOST_ERRORS = 20
@@ -53,8 +52,7 @@ class Board:
             del self.live[record.id]
             record.close()
             if record.outcome == "failed":
-                error = {"at": round(time.time(), 3), "what": f"{record.kind} {record.id}", "message": record.cause}
-                self._errors.append(error)
+                self._note_error(f"{record.kind} {record.id}", record.cause)
             self._ended.append(self._records.pop(record.id))
             self.changed()
 
@@ -72,9 +70,12 @@ class Board:
 
     def refused(self, method: str, path: str, error: ApiError) -> None:
         """Note a request that was answered with an error before anything was computed. Not a checkpoint."""
-        self._errors.append({"at": round(time.time(), 3), "what": f"{method} {path[:80]}", "message": _said(error)})
+        self._note_error(f"{method} {path[:80]}", _said(error))
         self.metrics.refused(error.status, error.code or error.kind)
         self.changed()
+
+    def _note_error(self, what: str, message: str) -> None:
+        self._errors.append({"at": round(time.time(), 3), "what": what, "message": message})
 
     def running_of(self, key: str) -> int:
         """How many requests of an API key live. Not a checkpoint."""
@@ -151,7 +152,7 @@ class Board:
 
 def _said(error: ApiError) -> str:
     """What may be shown of an error: the words of one that is the client's may quote a prompt."""
-    return f"{error.status} {error.code or error.kind}" + (f": {error.message}" if error.status >= SERVER_ERROR else "")
+    return f"{error.status} {error.code or error.kind}" + (f": {error.message}" if error.servers_fault else "")
 
 
 def _epoch(record: Record, at: float) -> float:

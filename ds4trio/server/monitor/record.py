@@ -67,7 +67,6 @@ class Record:
     _last: Progress = field(default_factory=Progress)
     _written: float = 0.0
     _token_at: float | None = None
-    _output: int = 0
 
     def __post_init__(self) -> None:
         self.arrived_epoch = time.time() - self.now

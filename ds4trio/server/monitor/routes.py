@@ -5,19 +5,19 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from quart import Response, g, request
+from quart_trio import QuartTrio
 
 from ds4trio import __version__
 from ds4trio.api.errors import CancelledError, NotFoundError
+from ds4trio.server.bodies import stream_response
+from ds4trio.server.guard import Guard
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor.board import Board
 from ds4trio.server.monitor.metrics import CONTENT_TYPE
-
-if TYPE_CHECKING:
-    from ds4trio.server.app import App
 
 __all__ = ["add_monitor_routes"]
 
@@ -26,7 +26,7 @@ OPERATOR = "operator"
 PAGE = Path(__file__).with_name("page.html")
 
 
-def add_monitor_routes(app: "App", host: EngineHost, board: Board) -> None:
+def add_monitor_routes(app: QuartTrio, host: EngineHost, board: Board, guard: Guard) -> None:
     """Register the endpoints."""
     page = PAGE.read_text(encoding="utf-8")
 
@@ -73,12 +73,8 @@ def add_monitor_routes(app: "App", host: EngineHost, board: Board) -> None:
     @app.get("/requests/events")
     async def events() -> Response:
         name = g.key
-        admitted = partial(app.guard.knows, name) if name else lambda: True
-        response = Response(feed(seen(), admitted), content_type="text/event-stream")
-        response.timeout = None
-        response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Accel-Buffering"] = "no"
-        return response
+        admitted = partial(guard.knows, name) if name else lambda: True
+        return stream_response(feed(seen(), admitted), content_type="text/event-stream")
 
     @app.get("/")
     async def show() -> Response | dict[str, Any]:
