@@ -1,7 +1,8 @@
 """What has been read, on its way to being events: the grammar of `ds4trio.chat.events` is kept here.
 
 White space at the edge of reasoning or content is dropped if a marker stands next to it, and kept between two pieces
-of text. Neighbouring fragments leave as one event. Special tokens, single characters inside this package (see
+of text. Where no call can follow, that of content does not wait for what does: beside a prefill it would wait for
+steps. Neighbouring fragments leave as one event. Special tokens, single characters inside this package (see
 `reader`), become their texts again.
 """
 
@@ -40,9 +41,10 @@ class _Text:
 
 
 class Output:
-    """Collects events. ``specials`` maps the code points of special tokens to their texts."""
+    """Collects events. ``specials`` maps the code points of special tokens to their texts; ``calls``: there may be."""
 
-    def __init__(self, specials: Mapping[int, str]) -> None:
+    def __init__(self, specials: Mapping[int, str], *, calls: bool) -> None:
+        self._may_call = calls
         self._specials = dict(specials)
         self._json_specials = {code: json_text(text) for code, text in specials.items()}
         self._texts: dict[Channel, _Text] = {"content": _Text(), "reasoning": _Text()}
@@ -67,7 +69,8 @@ class Output:
         text = state.space + text
         if state.edge and not state.spoken:
             text = text.lstrip()
-        body = text.rstrip()
+        waits = self._may_call or self.channel != "content" or not (state.spoken or text.strip())
+        body = text.rstrip() if waits else text
         state.space = text[len(body) :]
         if body:
             state.spoken, state.edge = True, False

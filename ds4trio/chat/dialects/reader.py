@@ -41,7 +41,7 @@ class DialectReader:
         specials = sorted(dialect.special_markers(special_tokens), key=len, reverse=True)[:_SPECIALS]
         self._specials = {text: chr(_FIRST_SPECIAL + index) for index, text in enumerate(specials)}
         self._cursor = Cursor()
-        self._output = Output({ord(char): text for text, char in self._specials.items()})
+        self._output = Output({ord(char): text for text, char in self._specials.items()}, calls=bool(tools))
         row = _translated(dialect, self._specials)
         self._reading = Reading(self._cursor, self._output, row, tools)
         translated_end = _in_specials(prompt_end, self._specials)

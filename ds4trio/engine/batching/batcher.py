@@ -50,6 +50,8 @@ PATIENCE = 8
 """Steps that one waits for another who gets no further: others go before that one, and might not before this one."""
 IDLE_SHARE = 0.2
 """Of a step, what attention over idle cells takes where nearly all are (2 cores, SmolLM2: 0.17 to 0.4)."""
+LOOK_EVERY = 0.02
+"""Seconds of computing between two looks at what it costs that others rest."""
 ROLLING_SHARE = 0.05
 """Of a chunk's time, what saving the state after it may take: a cancel then loses no more than the chunk that runs."""
 
@@ -118,7 +120,7 @@ class Batcher(Generic[Row]):
             text=text,
             clock=clock,
         )
-        self._idle_cost = 0.0
+        self._idle_cost = self._beside_idle = 0.0
 
     def add(self, sequence: Sequence[Row]) -> None:
         """Compute a sequence from the next step on; its listener hears `Released` in the end."""
@@ -151,8 +153,9 @@ class Batcher(Generic[Row]):
         self._place_all()
         moved = self._load_all() or len(self.sequences) < before
         placed = [sequence for sequence in self.sequences if sequence.slot is not None and sequence.loading is None]
-        self._guess(placed)
-        loading = any(sequence.loading is not None for sequence in self.sequences)
+        if self._drafts:
+            self._guess(placed)
+        loading = len(placed) < len(self.sequences) and any(sequence.loading for sequence in self.sequences)
         take = self._scheduler.plan(placed, reserved=self._keeper.save_seconds, awaited=loading)
         work = [(sequence, count) for sequence, count in zip(placed, take, strict=True) if count]
         if not work:
@@ -208,7 +211,7 @@ class Batcher(Generic[Row]):
     def _guess(self, placed: list[Sequence[Row]]) -> None:
         """Guess how answers go on."""
         for sequence in placed:
-            if self._drafts and self._room_for_drafts and sequence.answering and sequence.left == 1:
+            if self._room_for_drafts and sequence.answering and sequence.left == 1:
                 sequence.guess()
             else:
                 sequence.guessed, sequence.likelihoods = [], []
@@ -216,7 +219,9 @@ class Batcher(Generic[Row]):
     def _load_all(self) -> bool:
         """Go on with all that come from the disk; False if nothing has come."""
         some = False
-        for sequence in [sequence for sequence in self.sequences if sequence.loading is not None]:
+        for sequence in [*self.sequences]:
+            if sequence.loading is None:
+                continue
             self._flush(math.inf)
             if not self._keeper.load(sequence, self._give_up_some):
                 continue
@@ -230,9 +235,12 @@ class Batcher(Generic[Row]):
     # --- where a sequence goes ----------------------------------------------------------------------------------------
 
     def _place_all(self) -> None:
-        short_of_cells = [sequence.priority for sequence in self.sequences if sequence.preempted]
-        for sequence in [*self.sequences]:  # one may end here
-            if sequence.slot is not None or sequence.preempted:
+        waiting = [sequence for sequence in self.sequences if sequence.slot is None]
+        if not waiting:
+            return
+        short_of_cells = [sequence.priority for sequence in waiting if sequence.preempted]
+        for sequence in waiting:
+            if sequence.preempted:
                 continue
             if not sequence.begun and any(priority <= sequence.priority for priority in short_of_cells):
                 # Whoever has begun and waits for cells would wait for ever if newcomers took them.
@@ -438,7 +446,7 @@ class Batcher(Generic[Row]):
             for delta in extension.deltas:
                 self._tell(sequence, delta)
             reason = extension.reason
-            right = common_prefix(drafted[accepted:], extension.tokens)
+            right = common_prefix(drafted[accepted:], extension.tokens) if drafted else 0
             accepted += right
             if right < len(extension.tokens):
                 break
@@ -489,6 +497,10 @@ class Batcher(Generic[Row]):
 
     def _rest_idle(self, seconds: float) -> None:
         """Free the cells of what rests, once computing beside them has cost as much as it does to bring it back."""
+        self._beside_idle += seconds
+        if self._beside_idle < LOOK_EVERY:
+            return
+        seconds, self._beside_idle = self._beside_idle, 0.0
         resting = [slot for slot in self._resting if self._keeper.copied(slot) is not False]
         if not resting:
             self._idle_cost = 0.0

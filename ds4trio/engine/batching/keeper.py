@@ -318,12 +318,15 @@ class Keeper(Generic[Row]):
         """Copy blocks that are full out of the memory, those that the disk has not: one of each sequence in turn."""
         if self._kind.whole_only or self._disk is None:
             return
-        until = self._clock() + SAVING_SHARE * step_seconds
         due = [
             (sequence, sequence.slot)
             for sequence in sequences
-            if sequence.slot is not None and sequence.loading is None and len(sequence.tokens) >= self._least
+            if sequence.slot is not None
+            and sequence.loading is None
+            and sequence.computed >= BLOCK * (len(sequence.chain) + 1)
+            and len(sequence.tokens) >= self._least
         ]
+        until = self._clock() + SAVING_SHARE * step_seconds
         while due:
             due = [
                 (sequence, slot)

@@ -18,7 +18,7 @@ class Cancellable(Protocol):
     cancelled: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Span:
     """Tokens of one sequence in a batch, from ``position`` on; logits are wanted for so many ``rows`` at their end."""
 

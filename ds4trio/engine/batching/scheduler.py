@@ -122,6 +122,7 @@ class Scheduler:
         self._cost = StepCost()
         self._chunk_was_last = False
         self._alike = 0
+        self._usual_answers, self._usual_seconds = 0, 0.0
 
     def plan(self, works: Sequence[Work], *, reserved: float = 0.0, awaited: bool = False) -> list[int]:
         """How many tokens of each of ``works`` the next step takes; they come in the order of arrival, oldest first.
@@ -129,9 +130,9 @@ class Scheduler:
         ``reserved`` seconds of a stall are taken already, by something else than computing. With ``awaited`` somebody
         who is not among them waits for the step's end too.
         """
-        prompts = self._in_order(works)
-        if not prompts:
+        if all(map(_decodes, works)):
             return self._ahead(works)
+        prompts = self._in_order(works)
         if len(works) == 1 and not awaited:
             return [self._alone(works[0])]
 
@@ -151,6 +152,8 @@ class Scheduler:
 
     def expected(self, works: Sequence[Work], take: Sequence[int]) -> float:
         """Seconds that the step of ``take`` is expected to take; 0.0 before any step was measured."""
+        if len(works) == sum(take) == self._usual_answers:
+            return self._usual_seconds
         done = sum(work_of(work.computed, count) for work, count in zip(works, take, strict=True))
         return self._cost.predict(sum(take), done)
 
@@ -161,13 +164,19 @@ class Scheduler:
 
     def learn(self, works: Sequence[Work], take: Sequence[int], seconds: float) -> None:
         """Note what the step that computed ``take`` took, before ``works`` are advanced by it. It was not empty."""
+        tokens = sum(take)
+        if tokens == len(works) and all(map(_decodes, works)):
+            self._chunk_was_last = False
+            self._usual_answers, self._usual_seconds = tokens, seconds
+            self._alike += 1
+            if self._alike % ALIKE and self._cost.known(tokens):
+                return
+        else:
+            self._alike = 0
         prompts = [index for index, work in enumerate(works) if not _decodes(work)]
         self._chunk_was_last = any(take[index] for index in prompts)
-        self._alike = 0 if prompts or sum(take) > len(works) else self._alike + 1
-        if self._alike % ALIKE and self._cost.known(sum(take)):
-            return
         spans = [(count, work_of(work.computed, count)) for work, count in zip(works, take, strict=True)]
-        self._cost.learn(sum(take), sum(work for _, work in spans), seconds)
+        self._cost.learn(tokens, sum(work for _, work in spans), seconds)
         parts = self._cost.parts(spans, seconds)
         spent = sum(parts[index] for index in prompts)
         if spent and (oldest := _oldest(works)) is not None:
@@ -183,12 +192,12 @@ class Scheduler:
 
     def _ahead(self, works: Sequence[Work]) -> list[int]:
         """A step of running answers alone: one token of each, and of what is guessed to follow as much as pays."""
+        if not any(work.likelihoods for work in works):
+            return [1] * len(works)
         # The likeliest first, and of those that are equally likely one of each answer in turn.
         guesses = sorted(
             (-likely, place, index) for index, work in enumerate(works) for place, likely in enumerate(work.likelihoods)
         )
-        if not guesses:
-            return [1] * len(works)
         tokens, done = len(works), sum(work_of(work.computed, 1) for work in works)
         plain = self._cost.predict(tokens, done)
         take, best = [1] * tokens, [1] * tokens

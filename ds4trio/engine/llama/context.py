@@ -4,9 +4,11 @@ Used by the worker thread only. Every method is one step of llama.cpp; what to c
 """
 
 import ctypes
+from array import array
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import llama_cpp
@@ -69,23 +71,22 @@ class Context:
         self.pointer = pointer
         self.kind = kind
         self._abort = abort
-        self._row_type = ctypes.c_float * vocabulary_size
         self.cells = int(llama_cpp.llama_n_ctx(pointer))
         # llama.cpp takes no larger ubatch than the context, and a larger batch than that aborts the process.
         self.ubatch = int(llama_cpp.llama_n_ubatch(pointer))
         self._memory = llama_cpp.llama_get_memory(pointer)
         self._batch = _Batch(self.ubatch)
+        row_type = ctypes.c_float * vocabulary_size
+        self._rows = [Logits(pointer, row, row_type) for row in range(self.ubatch)]
         self._spare = int(llama_cpp.llama_n_seq_max(pointer)) - 1
 
     def decode(
         self, spans: Sequence[Span], owners: Collection[Cancellable], *, may_abort: bool, gives_way: float = 0.0
     ) -> tuple[Outcome, list[list[Logits]]]:
         """See `Memory.decode`."""
-        self._batch.clear()
-        rows: list[list[Logits]] = []
-        for span in spans:
-            end = self._batch.add(span)
-            rows.append([Logits(self.pointer, row, self._row_type) for row in range(end - span.rows, end)])
+        self._batch.fill(spans)
+        ends = accumulate(len(span.tokens) for span in spans)
+        rows = [self._rows[end - span.rows : end] for span, end in zip(spans, ends, strict=True)]
         with self._abort.batch(owners, may_abort=may_abort, gives_way=gives_way) as valid:
             if not valid:
                 return Outcome.SKIPPED, rows
@@ -152,16 +153,17 @@ class Context:
 
 
 class _Batch:
-    """A ``llama_batch`` over arrays of our own, which are filled by slices: one by one, ctypes takes a while."""
+    """A ``llama_batch`` over arrays of our own, filled by slices: ctypes would take a while for each token."""
 
     def __init__(self, most: int) -> None:
-        self._tokens = np.zeros(most, np.int32)
-        self._positions = np.zeros(most, np.int32)
-        self._sequences = np.zeros(most, np.int32)
-        self._counts = np.ones(most, np.int32)
-        self._wanted = np.zeros(most, np.int8)
+        self._tokens = array("i", bytes(4 * most))
+        self._positions = array("i", bytes(4 * most))
+        self._sequences = array("i", bytes(4 * most))
+        self._counts = array("i", [1]) * most
+        self._wanted = array("b", bytes(most))
         # Each token has a list of sequences, of one here.
-        self._lists = self._sequences.ctypes.data + self._sequences.itemsize * np.arange(most, dtype=np.uintp)
+        first, size = self._sequences.buffer_info()[0], self._sequences.itemsize
+        self._lists = array("Q", range(first, first + size * most, size))
         self.struct = llama_cpp.llama_batch(
             token=_pointer(self._tokens, llama_cpp.llama_token),
             pos=_pointer(self._positions, llama_cpp.llama_pos),
@@ -170,25 +172,27 @@ class _Batch:
             logits=_pointer(self._wanted, ctypes.c_int8),
         )
 
-    def clear(self) -> None:
-        """Begin anew."""
-        self.struct.n_tokens = 0
-
-    def add(self, span: Span) -> int:
-        """Append a span; returns the number of tokens so far."""
-        start = self.struct.n_tokens
-        end = start + len(span.tokens)
-        self._tokens[start:end] = span.tokens
-        self._positions[start:end] = range(span.position, span.position + end - start)
-        self._sequences[start:end] = span.sequence_id
-        self._wanted[start:end] = False
-        self._wanted[end - span.rows : end] = True
+    def fill(self, spans: Sequence[Span]) -> None:
+        """Hold these, and nothing else."""
+        end = 0
+        for span in spans:
+            start, count = end, len(span.tokens)
+            end += count
+            if count == 1:
+                self._tokens[start] = span.tokens[0]
+                self._positions[start] = span.position
+                self._sequences[start] = span.sequence_id
+                self._wanted[start] = span.rows
+                continue
+            self._tokens[start:end] = array("i", span.tokens)
+            self._positions[start:end] = array("i", range(span.position, span.position + count))
+            self._sequences[start:end] = array("i", [span.sequence_id]) * count
+            self._wanted[start:end] = array("b", bytes(count - span.rows) + b"\1" * span.rows)
         self.struct.n_tokens = end
-        return int(end)
 
 
-def _pointer(array: npt.NDArray[Any], kind: type[Any]) -> Any:
-    return array.ctypes.data_as(ctypes.POINTER(kind))
+def _pointer(numbers: "array[int]", kind: type[Any]) -> Any:
+    return ctypes.cast(numbers.buffer_info()[0], ctypes.POINTER(kind))
 
 
 @contextmanager

@@ -205,18 +205,15 @@ class Worker:
 
     def _read_mail(self, batcher: Batcher[Logits], disk: ModelDisk | None, *, wait: bool) -> bool:
         """Take what has come; ``wait`` for it if there is nothing to do. False when it is time to end."""
-        if wait and disk is not None:
+        waited = wait
+        if waited and disk is not None:
             disk.set_idle(True)
         self._abort.look()
-        while not self._closing:
-            try:
-                mail = self._mailbox.get(block=wait)
-            except queue.Empty:
-                break
-            if mail is not None:
+        while wait or not self._mailbox.empty():
+            if (mail := self._mailbox.get()) is not None:
                 batcher.add(mail)
             wait = False
-        if disk is not None:
+        if waited and disk is not None:
             disk.set_idle(False)
         batcher.drop_cancelled()
         return not self._closing

@@ -104,6 +104,13 @@ def test_white_space_between_texts_stays() -> None:
     assert read(HERMES, "  plain \n") == Answer("  plain \n")
 
 
+def test_white_space_of_content_waits_only_where_a_call_may_follow() -> None:
+    assert hear(DialectReader(HERMES, tools=[], prompt_end=""), "a.", "\n", "\n") == [
+        *(ContentDelta("a."), ContentDelta("\n"), ContentDelta("\n"))
+    ]
+    assert hear(DialectReader(HERMES, tools=[CITY], prompt_end=""), "a.", "\n", "\n") == [ContentDelta("a.")]
+
+
 @pytest.mark.parametrize(
     "text",
     [
