@@ -54,8 +54,9 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @click.option("--config", metavar="FILE", help="TOML file with any of these settings")
+@click.option("--supervise", is_flag=True, help="start the server again when it breaks down, on the same open port")
 @_setting_flags
-def serve(config: str | None, **flags: object) -> None:
+def serve(config: str | None, supervise: bool, **flags: object) -> None:
     """Serve a model until SIGTERM or Ctrl-C.
 
     Every setting is also an environment variable (DS4TRIO_PORT=8123) and a key of the TOML file (port = 8123).
@@ -63,12 +64,17 @@ def serve(config: str | None, **flags: object) -> None:
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     try:
         settings = load_settings(given, config_file=config)
+        from ds4trio.server import serve as server  # noqa: PLC0415 - --help stays fast
+        from ds4trio.server import supervise as supervisor  # noqa: PLC0415 - --help stays fast
         from ds4trio.server.monitor import configure_logging  # noqa: PLC0415 - --help stays fast
-        from ds4trio.server.serve import serve as run  # noqa: PLC0415 - --help stays fast
 
         configure_logging(settings.log_level)
+        if supervise:
+            with server.listen(settings) as listener:
+                again = [argument for argument in sys.argv[1:] if argument != "--supervise"]
+                sys.exit(trio.run(supervisor.supervise, listener, again))
         reload = partial(load_settings, given, config_file=config)
-        status = trio.run(lambda: run(settings, on_ready=_say_ready, reload=reload))
+        status = trio.run(lambda: server.serve(settings, on_ready=_say_ready, reload=reload))
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     sys.exit(status)

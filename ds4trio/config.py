@@ -171,6 +171,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0.5, le=DAY, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
     ] = 5.0
+    wedge_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=DAY,
+            description="seconds that one step may take before health says so and answers end with an error; after "
+            "twice that the process exits with status 70; 0: any",
+        ),
+    ] = 120.0
+    max_connections: Annotated[
+        int, Meta(ge=1, le=2**20, description="connections at the same time; the next one gets a 503 and is closed")
+    ] = 4096
     max_request_seconds: Annotated[
         float, Meta(ge=0, le=365 * DAY, description="seconds that a request may take in all, queue included; 0: any")
     ] = 0.0

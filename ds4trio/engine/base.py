@@ -394,3 +394,11 @@ class Engine(Protocol):
     def waiting(self) -> int:
         """Requests in the queue. Not a checkpoint."""
         ...
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Since when the step that is being computed has not come back; 0.0 between steps. Not a checkpoint.
+
+        None where nothing can get stuck, since no thread computes.
+        """
+        ...

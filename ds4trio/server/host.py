@@ -23,6 +23,7 @@ __all__ = ["EngineHost"]
 log = logging.getLogger("ds4trio")
 
 LOADING_RETRY_AFTER = 2
+WEDGED_RETRY_AFTER = 30
 SIMULATED_CONTEXT = 131_072
 # A full collection looks at all that waits: 100 to 390 ms of silence for everybody while a thousand clients come. What
 # makes cycles here is short-lived, so the youngest generations, which take a few milliseconds, find nearly all of them.
@@ -46,12 +47,14 @@ class EngineHost:
         self.chat_template: str | None = None
         """The source of the template that is used, once the model is loaded."""
         self._path = None if engine is not None else _model_path(settings)
-        self.state: Literal["loading", "ready", "failed"] = "loading"
+        self.state: Literal["loading", "ready", "wedged", "failed"] = "loading"
         self.load_fraction = 0.0
         self.failure = ""
         self.settled = trio.Event()
         """Set once the state is no longer loading."""
         self.failed = trio.Event()
+        self.ended = trio.Event()
+        """Set once the engine is closed."""
         self.draining = trio.Event()
         """Set once nothing new is started."""
         self.names = settings.served_model_name or (self._path.stem if self._path else "simulated",)
@@ -69,11 +72,19 @@ class EngineHost:
         except* Exception as group:
             log.error("the engine broke down", exc_info=group)
             self._fail("the engine broke down; the server's log says more")
+        finally:
+            self.ended.set()
 
     def engine(self) -> Engine:
         """The engine. Not a checkpoint. Raises `ApiError` while it is loading or when it has failed."""
         if self.state == "failed":
             raise InternalError(self.failure, code="engine_failed")
+        if self.state == "wedged":
+            raise OverloadedError(
+                "the model has not answered for a long time; the server may have to be started again",
+                code="engine_wedged",
+                retry_after=WEDGED_RETRY_AFTER,
+            )
         if self.state == "loading" or self._engine is None:
             raise OverloadedError(
                 f"the model is being loaded ({self.load_fraction:.0%}), try again in a moment",
@@ -86,6 +97,11 @@ class EngineHost:
     def kv(self) -> KvUse | None:
         """What the KV holds, None where there is no engine (yet). Not a checkpoint."""
         return self._engine.kv if self._engine is not None else None
+
+    @property
+    def step_seconds(self) -> float | None:
+        """For how long the engine has been at its step, None where there is nothing that could get stuck."""
+        return self._engine.step_seconds if self._engine is not None else None
 
     def chat(self) -> ChatModel | None:
         """What makes prompts of conversations, None where the model has no chat template. Raises `ApiError`."""
@@ -173,16 +189,16 @@ class EngineHost:
         self._engine = engine
         self.state = "ready"
         self.settled.set()
-        if on_disk is None:
-            await trio.sleep_forever()
-            return
         try:
-            while True:
+            while on_disk is not None:
                 await trio.sleep(FLUSH_INTERVAL)
                 await trio.to_thread.run_sync(on_disk.flush)
+            await trio.sleep_forever()
         finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(on_disk.flush)
+            self.draining.set()
+            if on_disk is not None:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(on_disk.flush)
 
     def _chat_model(self, info: ModelInfo, memory: ReplayMemory | None) -> ChatModel | None:
         source, path = info.chat_template, self._settings.chat_template

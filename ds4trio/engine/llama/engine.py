@@ -111,6 +111,11 @@ class LlamaEngine:
         """Requests in the queue."""
         return self._admission.waiting
 
+    @property
+    def step_seconds(self) -> float:
+        """As the worker sees it."""
+        return self._worker.step_seconds
+
     def stop_admission(self) -> None:
         """Start nothing new."""
         self._admission.close()
@@ -282,6 +287,7 @@ class LlamaGeneration:
                 self._over |= isinstance(update, Finished | EngineError)
                 if isinstance(update, Finished):
                     self._engine._decoding.took(update.decode_seconds)
+                    self._progress = replace(self._progress, output_tokens=update.usage.output_tokens)
                 if isinstance(update, TextDelta):
                     self._progress = replace(self._progress, output_tokens=update.output_tokens)
                 self._events.append(update)
