@@ -131,7 +131,6 @@ async def serve(
                 "or say --no-auth if everybody may use this server"
             )
         stop = trio.Event()
-        log.info("listening on %s, loading %s", url, app.host.names[0])
 
         async def report() -> None:
             await app.host.settled.wait()
@@ -141,7 +140,8 @@ async def serve(
             stop.set()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_watch_signals, app, stop, nursery.cancel_scope, settings.shutdown_grace)
+            await nursery.start(_watch_signals, app, stop, nursery.cancel_scope, settings.shutdown_grace)
+            log.info("listening on %s, loading %s", url, app.host.names[0])
             nursery.start_soon(report)
             if reload is not None:
                 await nursery.start(_watch_hangups, app, reload)
@@ -169,8 +169,15 @@ def _check_certificate(settings: Settings) -> None:
         ) from None
 
 
-async def _watch_signals(app: App, stop: trio.Event, everything: trio.CancelScope, grace: float) -> None:
+async def _watch_signals(
+    app: App,
+    stop: trio.Event,
+    everything: trio.CancelScope,
+    grace: float,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        task_status.started()
         async for number in signals:
             if stop.is_set():
                 everything.cancel()

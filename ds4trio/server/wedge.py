@@ -36,8 +36,8 @@ async def watch_for_wedges(
     Once the server is stopping it may take no longer than ``grace`` seconds. A checkpoint; cancelling it changes
     nothing while the engine is still being closed, since that waits for the step.
     """
+    await host.settled.wait()
     with trio.CancelScope(shield=True):
-        await host.settled.wait()
         while not host.ended.is_set() and (seconds := host.step_seconds) is not None:
             if seconds >= 2 * (min(timeout, grace) if host.draining.is_set() else timeout):
                 log.critical("the step has not come back for %.0f s: leaving, status %d", seconds, WEDGED_STATUS)

@@ -88,6 +88,13 @@ async def test_a_server_that_stops_waits_for_no_longer_than_twice_its_grace(auto
     assert left[0] <= engine.stuck_at + TIMEOUT / 2 + LOOK
 
 
+async def test_a_server_that_is_stopped_while_it_loads_is_not_held_up(autojump_clock: MockClock) -> None:
+    host = EngineHost(Settings(engine="simulated"), SimulatedEngine(context_length=1024))
+    with trio.move_on_after(1) as scope:
+        await watch_for_wedges(host, Board(kv=lambda: None), TIMEOUT, GRACE)
+    assert scope.cancelled_caught
+
+
 async def test_an_engine_without_a_thread_is_not_watched(autojump_clock: MockClock) -> None:
     host = EngineHost(Settings(engine="simulated"), SimulatedEngine(context_length=1024))
     async with trio.open_nursery() as nursery:
