@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "llama"
     served_model_name: Annotated[
         tuple[str, ...],
-        Meta(description="name that clients may ask for (repeatable); default: the file's name"),
+        Meta(description="name that clients may ask for (repeatable); default: the file's, or what `--hf` says"),
     ] = ()
     any_model: Annotated[bool, Meta(description="answer whatever model name a client asks for")] = False
     chat_template: Annotated[
