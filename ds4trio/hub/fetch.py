@@ -13,8 +13,10 @@ import httpx
 import msgspec
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
+    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -41,7 +43,7 @@ def fetch(repo: str, wanted: str) -> Found:
         return Found(_download(repo, wanted))
     except BrokenPipeError:
         raise
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, OSError, ValueError) as error:
         reason = _reason(repo, error)
         if path := _cached(repo, wanted):
             return Found(path, reason)
@@ -65,7 +67,7 @@ def _cached(repo: str, wanted: str) -> str | None:
         folder = Path(snapshot_download(repo, local_files_only=True, allow_patterns=[]))
         files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.gguf") if path.is_file()]
         return str(folder / choose_files(repo, files, wanted)[0])
-    except (LocalEntryNotFoundError, HubError):
+    except (LocalEntryNotFoundError, HFValidationError, HubError):
         return None
 
 
@@ -87,6 +89,10 @@ def _reason(repo: str, error: Exception) -> str:
                 f"{page} cannot be reached, or not to the end ({str(error) or type(error).__name__}); check the "
                 "network and HF_ENDPOINT, or give a file with --model"
             )
+        case HFValidationError():
+            return f"{repo} is no name of a repository; it is written as on its page, OWNER/NAME"
+        case FileMetadataError() | ValueError():
+            return f"{page} cannot be used, check HF_ENDPOINT and proxies: {error}"
         case _:
             return f"{repo} cannot be kept in {constants.HF_HUB_CACHE}: {error}"
 

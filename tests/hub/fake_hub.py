@@ -30,6 +30,8 @@ class FakeHub:
     """Bytes of each file after which nothing more comes."""
     broken: bool = False
     """Whether everything is answered with 503."""
+    foreign: bool = False
+    """Whether everything is answered with a page, as by the portal of a hotel."""
     asked: list[str] = field(default_factory=list)
     """Each request: its method, its path, and where its range begins."""
     released: threading.Event = field(default_factory=threading.Event)
@@ -73,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(f"{self.command} {path}" + (f" from {start}" if start else ""))
         if self.hub.broken:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "")
+        elif self.hub.foreign:
+            self._head(HTTPStatus.OK, {"Content-Type": "text/html", "Content-Length": "7"})
+            self.wfile.write(b"Welcome")
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
             self._describe(match[1])
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):

@@ -153,6 +153,16 @@ async def test_a_repository_that_is_not_there_is_named(hub: FakeHub) -> None:
     assert "HF_TOKEN" in message
 
 
+@pytest.mark.parametrize("repo", ["a--b/c", "a/.b", "a/b..c"])
+async def test_a_name_that_no_repository_can_have_is_refused(repo: str, hub: FakeHub) -> None:
+    assert f"{repo} is no name of a repository" in await refused(repo)
+
+
+async def test_something_that_is_no_hub_is_not_mistaken_for_one(hub: FakeHub) -> None:
+    hub.foreign = True
+    assert f"{hub.url}/{REPO} cannot be used, check HF_ENDPOINT and proxies" in await refused()
+
+
 async def test_a_file_that_is_not_there_is_answered_with_those_that_are(hub: FakeHub) -> None:
     message = await refused(f"{REPO}:Q2_K")
     assert f"{REPO} has no Q2_K; it has small-Q4_K_M.gguf, small-Q8_0-00001-of-00002.gguf" in message
