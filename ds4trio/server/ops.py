@@ -77,7 +77,10 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: 
             },
             "total_slots": settings.parallel,
             "model_alias": host.names[0],
-            "model_path": settings.model,
+            "model_path": str(host.path or ""),
+            "lora_adapters": [
+                {"id": number, "path": path, "scale": scale} for number, (path, scale) in enumerate(info.adapters)
+            ],
             "chat_template": host.chat_template or "",
             "bos_token": info.bos_token,
             "eos_token": info.eos_token,

@@ -149,7 +149,7 @@ class Worker:
             sizes = replace(sizes, sequences=sizes.sequences + kept)
             with open_context(model, sizes, self._abort) as context:
                 disk, identity = self._open_disk(replace(sizes, context_length=context.cells))
-                info = _describe(model, context, options.name, identity)
+                info = _describe(model, context, options, identity)
                 loaded = Loaded(info, model, GrammarCompiler(model), disk)
                 self._post([lambda: hear(loaded)])
                 try:
@@ -245,9 +245,9 @@ class Worker:
             self._outbox, self._due = [], math.inf
 
 
-def _describe(model: Model, context: Context, name: str, identity: bytes) -> ModelInfo:
+def _describe(model: Model, context: Context, options: WorkerOptions, identity: bytes) -> ModelInfo:
     return ModelInfo(
-        name=name,
+        name=options.name,
         description=model.description,
         context_length=context.cells,
         trained_context_length=model.trained_context_length,
@@ -261,4 +261,5 @@ def _describe(model: Model, context: Context, name: str, identity: bytes) -> Mod
         special_tokens=model.vocabulary.special,
         control_tokens=model.vocabulary.control,
         fingerprint=identity.hex(),
+        adapters=tuple((str(adapter.path), adapter.scale) for adapter in options.context.adapters),
     )
