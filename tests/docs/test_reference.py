@@ -15,7 +15,7 @@ def test_all_endpoints_are_listed_and_no_others() -> None:
     there = {
         (method, re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in rules
-        for method in rule.methods - {"HEAD", "OPTIONS"}
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     assert set(ROW.findall((DOCS / "reference" / "endpoints.md").read_text(encoding="utf-8"))) == there
 
@@ -34,3 +34,24 @@ def test_settings_and_flags_that_pages_name_exist() -> None:
         }
         known = {*names, *(f"no_{name}" for name in names), "config", "yes", "long", "install", "peer", "version"}
         assert flags <= known, (page.name, flags - known)
+
+
+def test_files_that_pages_name_exist() -> None:
+    missing = []
+    for page in DOCS.rglob("*.md"):
+        for path in re.findall(r"`((?:ds4trio|tests|benchmarks|docs|examples)/[\w./-]*)`", page.read_text("utf-8")):
+            if "NAME" not in path and not (DOCS.parent / path).exists():
+                missing.append((page.name, path))
+    assert missing == []
+
+
+def test_names_of_the_code_in_the_guides_exist() -> None:
+    code = [path for folder in ("ds4trio", "tests", "benchmarks") for path in (DOCS.parent / folder).rglob("*.py")]
+    words = {word for path in code for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    missing = [
+        (page.name, name)
+        for page in (*DOCS.glob("contributing/*.md"), *DOCS.glob("explanation/*.md"))
+        for name in re.findall(r"`([A-Za-z_][\w.]*)(?:\(.*?\))?`", page.read_text("utf-8"))
+        if name.rpartition(".")[2] not in words
+    ]
+    assert missing == []

@@ -1,8 +1,8 @@
 """The tutorial, typed as it stands: every block is run in order, and what comes out is compared.
 
-The rules for its blocks are in docs/contributing/index.md. What differs from a reader's machine: the port, a home of its
-own, one compute thread (so that a prompt takes seconds on any machine), and that `make serve` finds its environment made
-already, which is the one that runs the tests.
+The rules for its blocks are in docs/contributing/index.md. What differs from a reader's machine: the port, a home of
+its own, one compute thread (so that a prompt takes seconds on any machine), and that `make serve` finds its environment
+made already, which is the one that runs the tests.
 """
 
 import os
@@ -108,7 +108,9 @@ class Terminal:
         """What is printed next, up to the end of ``pattern``'s first match."""
         wanted = re.compile(pattern, re.MULTILINE)
         with trio.move_on_after(PATIENCE):
-            while (match := wanted.search(self.output, self._seen)) is None and not ENDED.search(self.output, self._seen):
+            while (match := wanted.search(self.output, self._seen)) is None and not ENDED.search(
+                self.output, self._seen
+            ):
                 self._news = trio.Event()
                 await self._news.wait()
             if match is not None:
