@@ -128,7 +128,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     add_routes(app, app.host, settings, board=app.board, guard=app.guard, retries=app.retries)
     add_tokenizer_routes(app, app.host)
     add_ops_routes(app, app.host, settings, app.board, app.guard)
-    add_monitor_routes(app, app.host, app.board, app.guard)
+    add_monitor_routes(app, app.host, settings, app.board, app.guard)
     return app
 
 

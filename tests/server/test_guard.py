@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -41,7 +42,7 @@ async def test_a_key_opens(autojump_clock: MockClock, header: dict[str, str]) ->
         assert (await asked(app, header)).status == 200
         async with call_asgi(app, chat_body("a" * 4000), headers=header) as call:
             await call.wait_for(b"role")
-            (live,) = app.board.requests()
+            (live,) = map(msgspec.json.decode, (await app.board.view())["requests"])
     assert live["key"] == "bob"
 
 
@@ -188,7 +189,7 @@ async def test_no_request_gets_older_than_it_may(autojump_clock: MockClock, stre
             before = trio.current_time()
             await call.ended.wait()
             assert trio.current_time() - before == pytest.approx(7)
-        (ended,) = app.board.ended()
+        (ended,) = map(msgspec.json.decode, (await app.board.view())["ended"])
     assert ended["outcome"] == "cancelled"
     if stream:
         assert "error" in check_chat_stream(call.body)[0]
@@ -200,5 +201,5 @@ async def test_no_answer_has_more_tokens_than_it_may(autojump_clock: MockClock) 
     async with running(max_output_tokens=5) as app:
         async with call_asgi(app, {**chat_body("a"), "max_tokens": 50}) as call:
             await call.ended.wait()
-        (ended,) = app.board.ended()
+        (ended,) = map(msgspec.json.decode, (await app.board.view())["ended"])
     assert (ended["outcome"], ended["output_tokens"]) == ("length", 5)

@@ -1,15 +1,16 @@
 """All requests at a glance: those that live, the last that ended, and what the KV holds."""
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import trio
 
 from ds4trio.api.errors import ApiError
-from ds4trio.engine import Divergence, KvUse
+from ds4trio.engine import Divergence, KvUse, Progress
 from ds4trio.server.monitor.metrics import Metrics
 from ds4trio.server.monitor.record import STAGES, Record
 
@@ -25,6 +26,10 @@ LEAST_WAIT = 0.5
 """Seconds between two looks of one who watches."""
 MOST_WAIT = 5.0
 """Seconds after which one who watches gets to see the same again."""
+MOST_AT_ONCE = 50
+"""Requests that are written down before others have the event loop: a millisecond."""
+
+TOTALS = ("ended", "stop", "length", "cancelled", "failed", "computed", "memory", "disk", "output")
 
 
 class Board:
@@ -35,7 +40,10 @@ class Board:
         self.kv = kv
         self.metrics = Metrics(self._gauges)
         self._records: dict[str, Record] = {}
-        self._ended: deque[Record] = deque(maxlen=MOST_ENDED)
+        self._ended: deque[tuple[str, msgspec.Raw]] = deque(maxlen=MOST_ENDED)
+        """The key and the document of each: nothing changes any more."""
+        self._totals: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """By key, of those that have ended."""
         self._errors: deque[dict[str, Any]] = deque(maxlen=MOST_ERRORS)
         self._news = trio.Event()
 
@@ -53,7 +61,10 @@ class Board:
             record.close()
             if record.outcome == "failed":
                 self._note_error(f"{record.kind} {record.id}", record.cause)
-            self._ended.append(self._records.pop(record.id))
+            del self._records[record.id]
+            self._ended.append((record.key, _json(_document(record, record.progress, None))))
+            self._totals[record.key] += _tokens(record.progress)
+            self._totals[record.key].update(("ended", record.outcome or "cancelled"))
             self.changed()
 
     def changed(self) -> None:
@@ -61,9 +72,13 @@ class Board:
         news, self._news = self._news, trio.Event()
         news.set()
 
-    async def wait(self) -> None:
-        """Until there is something new to see, but neither too soon nor for too long. A checkpoint."""
-        news = self._news
+    @property
+    def news(self) -> trio.Event:
+        """Set as soon as there is something to see that cannot be seen yet."""
+        return self._news
+
+    async def wait(self, news: trio.Event) -> None:
+        """Until there is more to see than when these were the `news`; neither too soon nor too long. A checkpoint."""
         await trio.sleep(LEAST_WAIT)
         with trio.move_on_after(MOST_WAIT - LEAST_WAIT):
             await news.wait()
@@ -85,51 +100,37 @@ class Board:
         """The last errors, latest first, as JSON has them."""
         return list(reversed(self._errors))
 
-    def requests(self, key: str | None = None) -> list[dict[str, Any]]:
-        """Those that live, oldest first, as JSON has them; only those of one API key, if it is given."""
-        blocker = self._oldest_running()
-        return [self._document(record, blocker) for record in self._records.values() if key in (None, record.key)]
+    async def view(self, key: str | None = None) -> dict[str, Any]:
+        """All requests, as JSON has them; only those of one API key, if it is given.
 
-    def ended(self, key: str | None = None) -> list[dict[str, Any]]:
-        """The last that ended, latest first, in the same way."""
-        return [self._document(record, None) for record in reversed(self._ended) if key in (None, record.key)]
+        ``requests`` are those that live, the oldest first, ``ended`` the last that ended, the latest first. ``totals``
+        count since the server's start: those that ended, also by outcome, and tokens. A checkpoint where there are
+        more than `MOST_AT_ONCE`.
+        """
+        blocker = self._oldest_running()
+        seen: list[tuple[Record, Progress, msgspec.Raw]] = []
+        for number, record in enumerate(tuple(self._records.values()), 1):
+            if key in (None, record.key):
+                progress = record.progress
+                seen.append((record, progress, _json(_document(record, progress, blocker))))
+            if number % MOST_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        # Who has ended meanwhile stands among those that ended.
+        live = [each for each in seen if each[0].ended is None]
+        totals = Counter(dict.fromkeys(TOTALS, 0))
+        for counts in self._totals.values() if key is None else (self._totals[key],):
+            totals.update(counts)
+        for _, progress, _ in live:
+            totals.update(_tokens(progress))
+        return {
+            "requests": [document for _, _, document in live],
+            "ended": [document for owner, document in reversed(self._ended) if key in (None, owner)],
+            "totals": totals,
+        }
 
     def _oldest_running(self) -> str | None:
         """Whose place is likely to be free first."""
         return next((record.id for record in self._records.values() if record.stage != "queued"), None)
-
-    def _document(self, record: Record, blocker: str | None) -> dict[str, Any]:
-        progress = record.progress
-        queued = record.stage == "queued" and record.ended is None
-        return {
-            "id": record.id,
-            "protocol": record.kind,
-            "model": record.model,
-            "client": record.client,
-            "key": record.key or None,
-            "stream": record.streams,
-            "phase": "ended" if record.ended is not None else record.stage,
-            "since": _epoch(record, record.ended if record.ended is not None else record.stages[-1][1]),
-            "arrived": _epoch(record, 0.0),
-            "queue_position": progress.queue_position if queued else 0,
-            "queue_length": progress.queue_length if queued else 0,
-            "blocker": blocker if queued else None,
-            "prompt_tokens": progress.prompt_tokens,
-            "cached_tokens": progress.cached_tokens,
-            "prefilled_tokens": progress.prefilled_tokens,
-            "output_tokens": progress.output_tokens,
-            "prefill_rate": round(progress.rate, 1),
-            "eta": None if progress.eta is None or record.stage != "prefill" else round(progress.eta, 1),
-            "first_byte": _rounded(record.first_byte),
-            "first_token": _rounded(record.first_token),
-            "heartbeats": record.heartbeats,
-            "longest_silence": _rounded(record.longest_silence),
-            "stages": [[stage, round(at, 3)] for stage, at in record.stages],
-            "beats": [round(at, 3) for at in record.beats],
-            "outcome": record.outcome or None,
-            "cause": record.cause or None,
-            "miss": _miss(progress.divergence),
-        }
 
     def _gauges(self) -> Iterable[tuple[str, str, str, Mapping[str, float]]]:
         stages = Counter(record.stage for record in self._records.values())
@@ -148,6 +149,54 @@ class Board:
             {"": float(kv.beside_bytes)},
         )
         yield "kv_disk_bytes", "KV on disk", "", {"": float(kv.disk_bytes)}
+
+
+def _document(record: Record, progress: Progress, blocker: str | None) -> dict[str, Any]:
+    queued = record.stage == "queued" and record.ended is None
+    return {
+        "id": record.id,
+        "protocol": record.kind,
+        "model": record.model,
+        "client": record.client,
+        "key": record.key or None,
+        "stream": record.streams,
+        "phase": "ended" if record.ended is not None else record.stage,
+        "since": _epoch(record, record.ended if record.ended is not None else record.stages[-1][1]),
+        "arrived": _epoch(record, 0.0),
+        "queue_position": progress.queue_position if queued else 0,
+        "queue_length": progress.queue_length if queued else 0,
+        "blocker": blocker if queued else None,
+        "prompt_tokens": progress.prompt_tokens,
+        "cached_tokens": progress.cached_tokens,
+        "loaded_tokens": progress.loaded_tokens,
+        "prefilled_tokens": progress.prefilled_tokens,
+        "output_tokens": progress.output_tokens,
+        "prefill_rate": round(progress.rate, 1),
+        "eta": None if progress.eta is None or record.stage != "prefill" else round(progress.eta, 1),
+        "first_byte": _rounded(record.first_byte),
+        "first_token": _rounded(record.first_token),
+        "heartbeats": record.heartbeats,
+        "longest_silence": _rounded(record.longest_silence),
+        "stages": [[stage, round(at, 3)] for stage, at in record.stages],
+        "beats": [round(at, 3) for at in record.beats],
+        "outcome": record.outcome or None,
+        "cause": record.cause or None,
+        "miss": _miss(progress.divergence),
+    }
+
+
+def _json(document: dict[str, Any]) -> msgspec.Raw:
+    return msgspec.Raw(msgspec.json.encode(document))
+
+
+def _tokens(progress: Progress) -> Counter[str]:
+    """Prompt tokens that were computed, and taken from memory and from disk; tokens of the answer."""
+    return Counter(
+        computed=max(0, progress.prefilled_tokens - progress.cached_tokens),
+        memory=max(0, progress.cached_tokens - progress.loaded_tokens),
+        disk=progress.loaded_tokens,
+        output=progress.output_tokens,
+    )
 
 
 def _said(error: ApiError) -> str:

@@ -1,10 +1,8 @@
 """``/requests``, ``/metrics``, and the page at ``/`` with the events that feed it."""
 
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,30 +11,33 @@ from quart_trio import QuartTrio
 
 from ds4trio import __version__
 from ds4trio.api.errors import CancelledError, NotFoundError
-from ds4trio.server.bodies import stream_response
+from ds4trio.config import Settings
+from ds4trio.server.bodies import json_response, stream_response
 from ds4trio.server.guard import Guard
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor.board import Board
 from ds4trio.server.monitor.metrics import CONTENT_TYPE
+from ds4trio.server.monitor.page import Page
 
 __all__ = ["add_monitor_routes"]
 
 OPERATOR = "operator"
 """The name of the API key that sees everybody's requests."""
-PAGE = Path(__file__).with_name("page.html")
 
 
-def add_monitor_routes(app: QuartTrio, host: EngineHost, board: Board, guard: Guard) -> None:
-    """Register the endpoints."""
-    page = PAGE.read_text(encoding="utf-8")
+def add_monitor_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: Board, guard: Guard) -> None:
+    """Register the endpoints. Reads the page's files: blocks."""
+    page, started = Page(), round(time.time(), 3)
+    keeps_on_disk = settings.kv_disk and settings.engine == "llama"
+    disk_limit = settings.kv_disk_space_mb * 2**20 if keeps_on_disk else 0
 
     def seen() -> str | None:
         """The key whose requests may be seen; None for all: without keys, and for the operator's."""
         return None if g.key in ("", OPERATOR) else str(g.key)
 
     @app.get("/requests")
-    async def requests() -> dict[str, Any]:
-        return {"requests": board.requests(seen()), "ended": board.ended(seen())}
+    async def requests() -> Response:
+        return json_response(msgspec.json.encode(await board.view(seen())))
 
     @app.delete("/requests/<id>")
     async def cancel(id: str) -> dict[str, Any]:
@@ -49,26 +50,30 @@ def add_monitor_routes(app: QuartTrio, host: EngineHost, board: Board, guard: Gu
     async def metrics() -> Response:
         return Response(board.metrics.text(), content_type=CONTENT_TYPE)
 
-    def snapshot(key: str | None) -> bytes:
+    async def snapshot(key: str | None) -> bytes:
+        view = await board.view(key)
         return msgspec.json.encode(
             {
                 "at": round(time.time(), 3),
+                "started": started,
                 "version": __version__,
+                "key": key,
                 "models": host.names,
                 "state": host.state,
                 "loaded": host.load_fraction,
                 "message": host.failure,
-                "requests": board.requests(key),
-                "ended": board.ended(key),
                 "errors": board.errors() if key is None else [],
                 "kv": host.kv,
+                "disk_limit_bytes": disk_limit,
+                **view,
             }
         )
 
     async def feed(key: str | None, admitted: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
         while admitted() and not host.draining.is_set():
-            yield b"data: " + snapshot(key) + b"\n\n"
-            await board.wait()
+            news = board.news  # before the look: what happens while it is taken and sent is news, too
+            yield b"data: " + await snapshot(key) + b"\n\n"
+            await board.wait(news)
 
     @app.get("/requests/events")
     async def events() -> Response:
@@ -81,11 +86,4 @@ def add_monitor_routes(app: QuartTrio, host: EngineHost, board: Board, guard: Gu
         if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
             about = {"name": "ds4trio", "version": __version__, "health": "/health"}
             return about | ({"models": list(host.names)} if guard.trusts(g.key) else {})
-        nonce = secrets.token_urlsafe(16)
-        response = Response(page.replace("{nonce}", nonce), content_type="text/html; charset=utf-8")
-        response.headers["Content-Security-Policy"] = (
-            f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}' 'unsafe-inline'; "
-            "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        )
-        response.headers["Cache-Control"] = "no-cache"
-        return response
+        return page.response(needs_key=bool(guard.keys))

@@ -1,6 +1,7 @@
 """What the server shows of its requests, under virtual time."""
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -15,7 +16,8 @@ from ds4trio.config import Settings
 from ds4trio.engine import Phase, Progress
 from ds4trio.engine.simulated import SimulatedEngine
 from ds4trio.server.app import App, build_app
-from ds4trio.server.monitor import Metrics, Record, RequestLog
+from ds4trio.server.monitor import Board, Metrics, Record, RequestLog
+from ds4trio.server.monitor.board import LEAST_WAIT, MOST_AT_ONCE, MOST_ENDED, MOST_WAIT
 from ds4trio.testing import call_asgi, chat_body
 from tests.grammars.chat import check_chat_stream
 
@@ -24,7 +26,9 @@ PROMPT = "a" * 4000  # a bit more than 1,000 tokens
 
 @asynccontextmanager
 async def running(**settings: Any) -> AsyncGenerator[App, None]:
-    engine = SimulatedEngine(parallel=1, prefill_tps=100, decode_tps=10, chunk=100, answer_tokens=20)
+    engine = SimulatedEngine(
+        parallel=1, prefill_tps=100, decode_tps=10, chunk=100, answer_tokens=20, max_queue=5 * MOST_AT_ONCE
+    )
     app = build_app(Settings(engine="simulated", **settings), engine=engine)
     async with app.test_app():
         await app.host.settled.wait()
@@ -38,10 +42,10 @@ async def ask(app: App, path: str, *, method: str = "GET", headers: dict[str, st
     return call.status, call.body
 
 
-async def requests(app: App) -> dict[str, list[dict[str, Any]]]:
+async def requests(app: App) -> dict[str, Any]:
     status, body = await ask(app, "/requests")
     assert status == 200
-    document: dict[str, list[dict[str, Any]]] = json.loads(body)
+    document: dict[str, Any] = json.loads(body)
     return document
 
 
@@ -185,6 +189,60 @@ async def test_whoever_watches_sees_changes_soon_and_not_too_often(autojump_cloc
     assert seen[0][1]["kv"]["cells"] == 131_072
 
 
+async def test_totals_count_all_that_ever_ended(autojump_clock: MockClock) -> None:
+    async with running() as app:
+        for _ in range(MOST_ENDED):
+            async with call_asgi(app, chat_body("hi", max_tokens=1)) as call:
+                await call.ended.wait()
+        async with call_asgi(app, chat_body(PROMPT)) as leaver:
+            await leaver.wait_for(b"role")
+            await trio.sleep(2.05)
+            during = (await requests(app))["totals"]
+        document = await requests(app)
+    totals, listed = document["totals"], document["ended"]
+    assert during["ended"] == totals["stop"] + totals["length"] == MOST_ENDED == len(listed)
+    assert (totals["ended"], totals["cancelled"], totals["failed"]) == (MOST_ENDED + 1, 1, 0)
+    assert totals["output"] == MOST_ENDED
+    assert totals["computed"] == during["computed"] >= 200, "what is being computed counts, too"
+
+
+async def test_a_crowd_is_written_down_piece_by_piece(autojump_clock: MockClock) -> None:
+    held = 0
+
+    async def tick() -> None:
+        nonlocal held
+        while True:
+            await trio.lowlevel.checkpoint()
+            held += 1
+
+    async with running() as app, trio.open_nursery() as nursery:
+        for number in range(5 * MOST_AT_ONCE):
+            nursery.start_soon(ask_and_stay, app, f"{number} {PROMPT}")
+        await trio.sleep(1)
+        nursery.start_soon(tick)
+        await trio.lowlevel.checkpoint()
+        held = 0
+        view = await app.board.view()
+        assert held >= 4
+        nursery.cancel_scope.cancel()
+    assert len(view["requests"]) == 5 * MOST_AT_ONCE
+
+
+async def ask_and_stay(app: App, prompt: str) -> None:
+    async with call_asgi(app, chat_body(prompt)) as call:
+        await call.ended.wait()
+
+
+async def test_what_happens_during_a_look_is_news(autojump_clock: MockClock) -> None:
+    board = Board(kv=lambda: None)
+    news, before = board.news, trio.current_time()
+    board.changed()  # while the look is taken and sent
+    await board.wait(news)
+    assert trio.current_time() - before == LEAST_WAIT
+    await board.wait(board.news)
+    assert trio.current_time() - before == LEAST_WAIT + MOST_WAIT
+
+
 async def test_errors_are_shown_without_a_word_of_the_prompt(autojump_clock: MockClock) -> None:
     async with running() as app:
         async with call_asgi(app, {"messages": [{"role": "secret", "content": "secret"}]}) as call:
@@ -215,9 +273,15 @@ async def test_a_browser_gets_the_page_and_nothing_from_elsewhere(autojump_clock
     assert page.headers["content-type"].startswith("text/html")
     policy = page.headers["content-security-policy"]
     nonce = policy.partition("'nonce-")[2].partition("'")[0]
-    assert f'<script nonce="{nonce}">'.encode() in page.body
+    assert "unsafe" not in policy
+    assert policy.startswith("default-src 'none'; ")
+    tags = re.findall(rb"<(?:script|style|link)\b[^>]*>", page.body)
+    assert set(tags) == {f'<{tag} nonce="{nonce}">'.encode() for tag in ("script", "style")} | {
+        b'<link rel="icon" href="data:,">'
+    }
     assert b"{nonce}" not in page.body
-    assert b"http://" not in page.body
+    assert b'data-needs-key="no"' in page.body
+    assert b"http://" not in page.body.replace(b"http://www.w3.org/2000/svg", b"")  # a name, not an address
     assert b"https://" not in page.body
     assert json.loads(told)["name"] == "ds4trio"
 
