@@ -33,7 +33,7 @@ class Crowd:
         beginning = fresh_prompt(100)
         await self.ask(beginning, max_tokens=8)
         self.long = await self.nursery.start(partial(self.ask, f"Monday {fresh_prompt(LONG)}"))
-        await self.nursery.start(partial(self.ask, beginning + " and", max_tokens=600, ignore_eos=True))
+        await self.nursery.start(partial(self.ask, beginning + " and", ignore_eos=True))
         await self.nursery.start(partial(self.ask, fresh_prompt(60), max_tokens=5))
         return self.long.headers["x-request-id"]
 
@@ -48,7 +48,9 @@ class Crowd:
 
 
 async def test_a_real_prefill_is_watched_and_cancelled_on_the_page() -> None:
-    async with run_server("--heartbeat-interval", "3", "--parallel", "2") as server, trio.open_nursery() as nursery:
+    # A small model may go on and on.
+    flags = ("--heartbeat-interval", "3", "--parallel", "2", "--max-output-tokens", "120")
+    async with run_server(*flags) as server, trio.open_nursery() as nursery:
         crowd = Crowd(server, nursery)
         await trio.to_thread.run_sync(visit, server.port, crowd)
     assert "error" in check_chat_stream(crowd.long.body)[0]
@@ -97,5 +99,5 @@ def progressed(row: Locator, than: int) -> int:
     """Wait until the bar shows more tokens of prefill than that, and the rate and the time that is left."""
     bar = row.get_by_role("progressbar")
     expect(bar).not_to_have_attribute("aria-valuenow", str(than), timeout=60_000)
-    expect(bar).to_have_attribute("aria-valuetext", re.compile(r"^prefill [\d,]+ / 5,\d\d\d, \d+ t/s, .+ left$"))
+    expect(bar).to_have_attribute("aria-valuetext", re.compile(r"^prefill [\d,]+ / \d,\d\d\d, \d+ t/s, .+ left$"))
     return int(bar.get_attribute("aria-valuenow") or 0)

@@ -206,6 +206,23 @@ async def test_totals_count_all_that_ever_ended(autojump_clock: MockClock) -> No
     assert totals["computed"] == during["computed"] >= 200, "what is being computed counts, too"
 
 
+async def test_a_key_sees_what_is_its_own_and_the_operator_all(autojump_clock: MockClock) -> None:
+    def by(name: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {name}-key"}
+
+    async with running(api_key=tuple(f"{name}:{name}-key" for name in ("alice", "bob", "operator"))) as app:
+        for name in ("alice", "alice", "bob"):
+            async with call_asgi(app, chat_body("hi", max_tokens=3), headers=by(name)) as call:
+                await call.ended.wait()
+        seen = {name: json.loads((await ask(app, "/requests", headers=by(name)))[1]) for name in ("bob", "operator")}
+        async with call_asgi(app, method="GET", path="/", headers={"accept": "text/html"}) as page:
+            await page.ended.wait()
+    assert [request["key"] for request in seen["bob"]["ended"]] == ["bob"]
+    assert [request["key"] for request in seen["operator"]["ended"]] == ["bob", "alice", "alice"]
+    assert [seen[name]["totals"]["output"] for name in ("bob", "operator")] == [3, 9]
+    assert b'data-needs-key="yes"' in page.body
+
+
 async def test_a_crowd_is_written_down_piece_by_piece(autojump_clock: MockClock) -> None:
     held = 0
 

@@ -30,8 +30,8 @@ async def look(visit: Callable[[], None]) -> None:
     await trio.to_thread.run_sync(visit)
 
 
-async def hold(port: int, prompt: str) -> bytes:
-    async with open_client(port, chat_body(prompt), headers={"user-agent": "agent/1.0"}) as client:
+async def hold(port: int, prompt: str, agent: str = "agent/1.0") -> bytes:
+    async with open_client(port, chat_body(prompt), headers={"user-agent": agent}) as client:
         return await client.read_all()
 
 
@@ -279,6 +279,33 @@ async def test_all_is_named_and_can_be_read(scheme: Any) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_nothing_runs_that_is_not_the_page_s_own() -> None:
+    agent = "<script>window.bad = 1</script><img src=x onerror='window.bad = 1'>"
+    inject = """() => [
+      () => { document.body.innerHTML = "<img src=x onerror='window.bad = 1'>"; },
+      () => { document.createElement("img").setAttribute("onerror", "window.bad = 1"); },
+      () => { document.createElement("script").text = "window.bad = 1"; },
+      () => { document.body.setAttribute("style", "display: none"); },
+    ].map(attempt => { try { attempt(); return ""; } catch (error) { return error.message; } })"""
+
+    def visit(port: int) -> None:
+        with visiting(port) as seen:
+            expect(seen.rows().first).to_contain_text(agent)
+            assert seen.problems == []
+            *refused, style = seen.page.evaluate(inject)
+            assert all("Trusted" in message for message in refused), refused
+            assert style == ""
+            expect(seen.find("state")).to_be_visible()
+            assert seen.page.evaluate("() => window.bad") is None
+            assert len(seen.problems) == 4, seen.problems
+            assert "inline style" in seen.problems[-1]
+            seen.problems.clear()
+
+    async with serving(slow_engine()) as server:
+        await hold(server.port, "hi", agent)
+        await look(partial(visit, server.port))
+
+
 async def test_500_requests_are_all_there_and_the_page_stays_fluid() -> None:
     """All can be reached, few exist at a time, nothing is lost when they go, and nothing holds the page."""
     crowd, go = 500, trio.Event()
@@ -306,6 +333,7 @@ async def test_500_requests_are_all_there_and_the_page_stays_fluid() -> None:
                     break
                 page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
             assert len(found) == crowd
+            seen.keep("simulated-500")
             assert page.evaluate("() => document.querySelectorAll('*').length") < 2000
             trio.from_thread.run_sync(leave.cancel)
             expect(seen.find("ended")).to_have_text(str(crowd), timeout=60_000)

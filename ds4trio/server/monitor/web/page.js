@@ -63,7 +63,7 @@ function showFigures(data) {
   drawCurve($("output-curve"), 2, data.at);
   set($("ended"), number(totals.ended));
   set($("outcomes"), ["stop", "length", "cancelled", "failed"].filter(outcome => totals[outcome])
-    .map(outcome => `${number(totals[outcome])} ${{stop: "complete", length: "at their length"}[outcome] || outcome}`).join(", "));
+    .map(outcome => `${number(totals[outcome])} ${{stop: "complete", length: "at full length"}[outcome] || outcome}`).join(", "));
   const all = totals.computed + totals.memory + totals.disk;
   set($("prompt-tokens"), number(all));
   ["computed", "memory", "disk"].forEach((kind, index) => {

@@ -5,7 +5,7 @@ const SPARE = 6; // rows that exist beyond both edges of the view, so that Tab f
 const SPANS = [60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600, 12 * 3600, 24 * 3600, 7 * 24 * 3600]; // seconds
 const UNITS = 1000; // a bar's width in its own coordinates
 const STAGES = ["queued", "loading", "prefill", "decode", "withheld"];
-const OUTCOMES = {stop: "complete", length: "complete, as long as it may be", cancelled: "cancelled", failed: "failed"};
+const OUTCOMES = {stop: "complete", length: "complete, at its full length", cancelled: "cancelled", failed: "failed"};
 
 const FILTERS = {
   all: () => true,
@@ -32,7 +32,7 @@ function ordered(data) {
 function phase(request) {
   const prompt = `${number(request.prefilled_tokens)} / ${number(request.prompt_tokens)}`;
   switch (request.phase) {
-    case "queued": return request.queue_position ? `queued, ${request.queue_position} of ${request.queue_length}` : "queued";
+    case "queued": return request.queue_position ? `queued, ${request.queue_position} of ${request.queue_length}` : "about to start";
     case "loading": return `loading KV, ${prompt} tokens`;
     case "prefill":
       return `prefill ${prompt}` + (request.prefill_rate ? `, ${Math.round(request.prefill_rate)} t/s` : "") +
@@ -56,8 +56,14 @@ function sizes(request) {
 // The second line: why it ended, what it waits for, or how large it is.
 function more(request) {
   if (request.cause) return `${request.cause}; ${sizes(request)}`;
-  if (request.phase === "queued" && request.blocker) return `behind ${request.blocker.slice(-6)}`;
+  if (request.queue_position && request.blocker) return `behind ${request.blocker.slice(-6)}`;
   return sizes(request);
+}
+
+function silence(request) {
+  if (!request.stream && !request.heartbeats) return "not streamed";
+  if (!request.longest_silence) return "no beat yet";
+  return `silent up to ${seconds(request.longest_silence)}, ${plural(request.heartbeats, "beat")}`;
 }
 
 // --- a row -----------------------------------------------------------------------------------------------------------
@@ -132,8 +138,7 @@ function updateRow(row, request, now, span) {
   const until = ended ? request.since : now;
   set(row.times[0], `${ended ? "took" : "for"} ${seconds(Math.max(0, until - request.arrived))}` +
     (request.first_token === null ? "" : `, first at ${seconds(request.first_token)}`));
-  set(row.times[1], request.stream || request.heartbeats ?
-    `silent ${seconds(request.longest_silence)}, ${plural(request.heartbeats, "beat")}` : "not streamed");
+  set(row.times[1], silence(request));
   if (ended) set(row.act, clock(request.since));
   drawBar(row, request, now, span, until);
 }
@@ -179,11 +184,13 @@ function spanOf(requests, now) {
   return SPANS.find(span => span >= longest) || SPANS[SPANS.length - 1];
 }
 
+// Where the four lines behind the bars are, and now.
 function drawAxis(span) {
-  const steps = [4, 3, 2, 1].map(step => `−${seconds(span * step / 4).replace(".0 s", " s")}`);
   if ($("axis").dataset.span === String(span)) return;
   $("axis").dataset.span = span;
-  $("axis").replaceChildren(...[...steps, "now"].map(text => make("span", text)));
+  const [unit, size] = span > 3600 ? ["h", 3600] : span > 60 ? ["min", 60] : ["s", 1];
+  const lines = [4, 3, 2, 1].map(step => `−${span * step / 4 / size} ${unit}`);
+  $("axis").replaceChildren(...[...lines, "now"].map(text => make("span", text)));
 }
 
 function showRequests(data, now) {
