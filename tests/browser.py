@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from playwright.sync_api import Locator, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
 
 __all__ = ["ARTEFACTS", "Visit", "needs_chromium", "visiting"]
 
@@ -22,6 +22,9 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on thi
 
 ARTEFACTS = Path(os.environ.get("TEST_ARTEFACTS") or Path(__file__).with_name("artefacts"))
 """Where screenshots are kept."""
+
+PATIENCE = 60_000
+"""Milliseconds that something may take to be seen; others may use the machine, too."""
 
 LONG_TASKS = """
 window.longTasks = [];
@@ -108,6 +111,7 @@ def visiting(
     has asked anybody but its own server.
     """
     origin = f"http://127.0.0.1:{port}"
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         # Chromium's sandbox does not work for root, as whom containers run tests.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, chromium_sandbox=os.geteuid() != 0)

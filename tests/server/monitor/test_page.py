@@ -23,7 +23,7 @@ REFUSED = "error: Failed to load resource: net::ERR_CONNECTION_REFUSED"
 
 
 def slow_engine() -> SimulatedEngine:
-    return SimulatedEngine(prefill_tps=200, decode_tps=10, parallel=2, chunk=100)
+    return SimulatedEngine(prefill_tps=200, decode_tps=4, parallel=2, chunk=100, answer_tokens=40)
 
 
 async def look(visit: Callable[[], None]) -> None:
@@ -53,8 +53,12 @@ async def test_an_idle_server_says_so() -> None:
 
 
 async def test_a_request_is_seen_from_the_queue_to_its_end() -> None:
+    watched = trio.Event()
+
     def visit(port: int) -> None:
         with visiting(port) as seen:
+            expect(seen.find("state")).to_have_text("ready")
+            trio.from_thread.run_sync(watched.set)
             expect(seen.rows()).to_have_count(3)
             long, short, waiting = (seen.rows().nth(index) for index in range(3))
             expect(long).to_contain_text("agent/1.0")
@@ -64,30 +68,30 @@ async def test_a_request_is_seen_from_the_queue_to_its_end() -> None:
             expect(progress).to_have_attribute(
                 "aria-valuetext", re.compile(r"prefill [\d,]+ / 2,\d\d\d, \d+ t/s, .+ left")
             )
-            expect(long).to_contain_text("1 beat")
+            expect(long).to_contain_text(re.compile("[1-9][0-9]* beat"))
+            expect(progress).not_to_have_attribute("aria-valuenow", str(first))
             assert int(progress.get_attribute("aria-valuenow") or 0) > first
             expect(seen.find("running")).to_have_text("2")
             expect(seen.find("waiting")).to_have_text("1")
-            expect(short).to_contain_text(re.compile("decode, [0-9]+ tokens"), timeout=20_000)
+            expect(short).to_contain_text(re.compile("decode, [0-9]+ tokens"))
             for kind in ("queued", "prefill", "beats"):
                 assert long.locator(f"path.{kind}").get_attribute("d")
-            assert "queued" in (seen.find("filter").text_content() or "")
             seen.page.get_by_role("radio", name="queued").check()
-            expect(seen.rows()).to_have_count(0, timeout=20_000)
+            expect(seen.rows()).to_have_count(0)
             seen.page.get_by_role("radio", name="ended").check()
-            expect(seen.rows()).to_have_count(3, timeout=30_000)
+            expect(seen.rows()).to_have_count(3)
             expect(seen.rows().first).to_contain_text("complete")
-            expect(seen.rows().first).to_contain_text("64 out")
+            expect(seen.rows().first).to_contain_text("40 out")
             expect(seen.find("ended")).to_have_text("3")
             expect(seen.find("outcomes")).to_have_text("3 complete")
             expect(seen.page.get_by_role("button", name="Cancel")).to_have_count(0)
 
     async with serving(slow_engine(), heartbeat_interval=2) as server, trio.open_nursery() as nursery:
-        nursery.start_soon(hold, server.port, "a" * 9000)
-        await trio.sleep(0.1)
-        nursery.start_soon(hold, server.port, "b" * 400)
-        nursery.start_soon(hold, server.port, "c" * 400)
-        await look(partial(visit, server.port))
+        nursery.start_soon(look, partial(visit, server.port))
+        await watched.wait()
+        for prompt in ("a" * 9000, "b" * 400, "c" * 400):
+            nursery.start_soon(hold, server.port, prompt)
+            await trio.sleep(0.1)  # one after the other
 
 
 async def test_keys_alone_cancel_and_send() -> None:
@@ -107,7 +111,7 @@ async def test_keys_alone_cancel_and_send() -> None:
             reach(seen, "document.activeElement.id === 'send'")
             page.keyboard.press("Enter")
             expect(seen.find("talk")).to_contain_text("Simulated answers have")
-            expect(seen.find("talk")).to_have_attribute("aria-busy", "false", timeout=20_000)
+            expect(seen.find("talk")).to_have_attribute("aria-busy", "false")
             expect(seen.find("talk")).to_contain_text("stop")
             page.keyboard.type("And again")
             page.keyboard.press("Enter")
@@ -316,7 +320,7 @@ async def test_500_requests_are_all_there_and_the_page_stays_fluid() -> None:
             expect(seen.find("state")).to_have_text("ready")
             seen.longest_task()
             trio.from_thread.run_sync(go.set)
-            expect(seen.find("filter")).to_contain_text(f"all {crowd}", timeout=60_000)
+            expect(seen.find("filter")).to_contain_text(f"all {crowd}")
             expect(seen.find("filter")).to_contain_text(f"queued {crowd - 4}")
             expect(seen.find("waiting")).to_have_text(str(crowd - 4))
             expect(seen.find("view")).to_have_attribute("aria-rowcount", str(crowd + 1))
@@ -336,7 +340,7 @@ async def test_500_requests_are_all_there_and_the_page_stays_fluid() -> None:
             seen.keep("simulated-500")
             assert page.evaluate("() => document.querySelectorAll('*').length") < 2000
             trio.from_thread.run_sync(leave.cancel)
-            expect(seen.find("ended")).to_have_text(str(crowd), timeout=60_000)
+            expect(seen.find("ended")).to_have_text(str(crowd))
             expect(seen.find("outcomes")).to_have_text(f"{crowd} cancelled")
             expect(seen.find("older")).to_have_text(
                 f"{crowd} have ended since the server was started; the last 100 are listed."

@@ -62,7 +62,7 @@ function more(request) {
 
 function silence(request) {
   if (!request.stream && !request.heartbeats) return "not streamed";
-  if (!request.longest_silence) return "no beat yet";
+  if (!request.longest_silence) return "no beat";
   return `silent up to ${seconds(request.longest_silence)}, ${plural(request.heartbeats, "beat")}`;
 }
 
