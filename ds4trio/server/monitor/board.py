@@ -10,9 +10,9 @@ import msgspec
 import trio
 
 from ds4trio.api.errors import ApiError
-from ds4trio.engine import Divergence, KvUse, Progress
+from ds4trio.engine import Divergence, KvUse
 from ds4trio.server.monitor.metrics import Metrics
-from ds4trio.server.monitor.record import STAGES, Record
+from ds4trio.server.monitor.record import STAGES, Record, tokens_of
 
 if TYPE_CHECKING:
     from ds4trio.server.lifeline import Lifeline
@@ -62,8 +62,8 @@ class Board:
             if record.outcome == "failed":
                 self._note_error(f"{record.kind} {record.id}", record.cause)
             del self._records[record.id]
-            self._ended.append((record.key, _json(_document(record, record.progress, None))))
-            self._totals[record.key] += _tokens(record.progress)
+            self._ended.append((record.key, _json(_document(record, None))))
+            self._totals[record.key].update(record.tokens)
             self._totals[record.key].update(("ended", record.outcome or "cancelled"))
             self.changed()
 
@@ -108,25 +108,31 @@ class Board:
         more than `MOST_AT_ONCE`.
         """
         blocker = self._oldest_running()
-        seen: list[tuple[Record, Progress, msgspec.Raw]] = []
+        seen: list[tuple[Record, msgspec.Raw]] = []
         for number, record in enumerate(tuple(self._records.values()), 1):
             if key in (None, record.key):
-                progress = record.progress
-                seen.append((record, progress, _json(_document(record, progress, blocker))))
+                seen.append((record, _json(_document(record, blocker))))
             if number % MOST_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
         # Who has ended meanwhile stands among those that ended.
-        live = [each for each in seen if each[0].ended is None]
+        live = {record.id: document for record, document in seen if record.ended is None}
+        return {
+            "requests": list(live.values()),
+            "ended": [document for owner, document in reversed(self._ended) if key in (None, owner)],
+            "totals": self._counted(key, live),
+        }
+
+    def _counted(self, key: str | None, live: Iterable[str]) -> Counter[str]:
         totals = Counter(dict.fromkeys(TOTALS, 0))
         for counts in self._totals.values() if key is None else (self._totals[key],):
             totals.update(counts)
-        for _, progress, _ in live:
-            totals.update(_tokens(progress))
-        return {
-            "requests": [document for _, _, document in live],
-            "ended": [document for owner, document in reversed(self._ended) if key in (None, owner)],
-            "totals": totals,
-        }
+        for id in live:
+            record = self._records[id]
+            totals.update(record.tokens)
+            # Who waits has computed nothing, and there may be a thousand of them.
+            for progress in self.live[id].running if record.stage != "queued" else ():
+                totals.update(tokens_of(progress, progress.output_tokens))
+        return totals
 
     def _oldest_running(self) -> str | None:
         """Whose place is likely to be free first."""
@@ -151,7 +157,8 @@ class Board:
         yield "kv_disk_bytes", "KV on disk", "", {"": float(kv.disk_bytes)}
 
 
-def _document(record: Record, progress: Progress, blocker: str | None) -> dict[str, Any]:
+def _document(record: Record, blocker: str | None) -> dict[str, Any]:
+    progress = record.progress
     queued = record.stage == "queued" and record.ended is None
     return {
         "id": record.id,
@@ -187,16 +194,6 @@ def _document(record: Record, progress: Progress, blocker: str | None) -> dict[s
 
 def _json(document: dict[str, Any]) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(document))
-
-
-def _tokens(progress: Progress) -> Counter[str]:
-    """Prompt tokens that were computed, and taken from memory and from disk; tokens of the answer."""
-    return Counter(
-        computed=max(0, progress.prefilled_tokens - progress.cached_tokens),
-        memory=max(0, progress.cached_tokens - progress.loaded_tokens),
-        disk=progress.loaded_tokens,
-        output=progress.output_tokens,
-    )
 
 
 def _said(error: ApiError) -> str:

@@ -79,12 +79,10 @@ class Metrics:
         """A beat was sent."""
         self._heartbeats.labels(form).inc()
 
-    def computed(self, prompt: int, cached: int, loaded: int, output: int) -> None:
-        """A generation is over: so many tokens were computed, of prompt and output; ``loaded`` of the cached ones came
-        from the disk."""
-        counts = {"computed": prompt, "memory": cached - loaded, "disk": loaded, "output": output}
-        for kind, tokens in counts.items():
-            self._tokens.labels(kind).inc(max(0, tokens))
+    def computed(self, tokens: Mapping[str, int]) -> None:
+        """A generation is over that took so many tokens of each kind."""
+        for kind, count in tokens.items():
+            self._tokens.labels(kind).inc(count)
 
     def cancelled(self, cause: str, seconds: float, tokens: int) -> None:
         """A computation was stopped, ``seconds`` after it was told to; so many ``tokens`` were computed for it."""

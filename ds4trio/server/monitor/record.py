@@ -1,6 +1,7 @@
 """One request, from its arrival to its end, as anybody may see it: no word of its prompt or answer."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,7 +12,7 @@ from ds4trio.engine import Finished, Phase, Progress
 from ds4trio.server.monitor.metrics import Metrics
 from ds4trio.server.monitor.request_log import RequestLog
 
-__all__ = ["Outcome", "Record", "Stage"]
+__all__ = ["Outcome", "Record", "Stage", "tokens_of"]
 
 MOST_STAGES = 200
 MOST_BEATS = 200
@@ -64,9 +65,10 @@ class Record:
     cause: str = ""
     """Why it was cancelled or failed."""
     ended: float | None = None
+    tokens: Counter[str] = field(default_factory=Counter)
+    """What its generations that are over took, as `tokens_of` counts it."""
     _last: Progress = field(default_factory=Progress)
     _written: float = 0.0
-    _computed: int = 0
     _token_at: float | None = None
 
     def __post_init__(self) -> None:
@@ -134,9 +136,9 @@ class Record:
 
     def computed(self, progress: Progress, output: int) -> None:
         """One of its generations is over, which has computed so many tokens of ``output``."""
-        prompt = max(0, progress.prefilled_tokens - progress.cached_tokens)
-        self._computed += prompt + output
-        self.metrics.computed(prompt, progress.cached_tokens, progress.loaded_tokens, output)
+        tokens = tokens_of(progress, output)
+        self.tokens.update(tokens)
+        self.metrics.computed(tokens)
 
     def finished(self, event: Finished) -> None:
         """One of its choices is complete."""
@@ -147,7 +149,7 @@ class Record:
         """The computation was stopped; ``seconds`` later nothing worked for it any more."""
         progress = self.where()
         self.outcome, self.cause = "cancelled", cause
-        self.metrics.cancelled(cause, seconds, self._computed)
+        self.metrics.cancelled(cause, seconds, self.tokens["computed"] + self.tokens["output"])
         self.log.cancelled(cause, progress, seconds)
 
     def failed(self, message: str) -> None:
@@ -163,3 +165,13 @@ class Record:
             self.metrics.silence(max(self.longest_silence, self.now - self._written))
         self.metrics.ended(self.kind, self.outcome or "cancelled")
         self.changed()
+
+
+def tokens_of(progress: Progress, output: int) -> dict[str, int]:
+    """Prompt tokens that were computed, and reused from memory and from disk; and tokens of the output."""
+    return {
+        "computed": max(0, progress.prefilled_tokens - progress.cached_tokens),
+        "memory": max(0, progress.cached_tokens - progress.loaded_tokens),
+        "disk": progress.loaded_tokens,
+        "output": output,
+    }

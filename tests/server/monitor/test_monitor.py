@@ -152,8 +152,9 @@ async def test_what_a_retry_takes_over_is_counted_once(autojump_clock: MockClock
         async with call_asgi(app, chat_body(PROMPT)) as call:
             await call.ended.wait()
         seen = await figures(app)
-        prompt = (await requests(app))["ended"][0]["prompt_tokens"]
-    assert seen["ds4trio_tokens_total output"] == 20
+        document = await requests(app)
+        prompt = document["ended"][0]["prompt_tokens"]
+    assert seen["ds4trio_tokens_total output"] == document["totals"]["output"] == 20
     assert seen["ds4trio_tokens_total computed"] <= prompt + 1
     assert prompt < seen["ds4trio_tokens_total cancelled"] < prompt + 20
 
@@ -163,8 +164,10 @@ async def test_choices_share_a_prompt_that_is_counted_once(autojump_clock: MockC
         async with call_asgi(app, chat_body(PROMPT, n=3)) as call:
             await call.ended.wait()
         seen = await figures(app)
-        prompt = (await requests(app))["ended"][0]["prompt_tokens"]
-    assert seen["ds4trio_tokens_total output"] == 60
+        document = await requests(app)
+        prompt = document["ended"][0]["prompt_tokens"]
+    assert seen["ds4trio_tokens_total output"] == document["totals"]["output"] == 60
+    assert seen["ds4trio_tokens_total computed"] == document["totals"]["computed"]
     # Each choice computes the last token of the prompt for itself.
     assert prompt <= seen["ds4trio_tokens_total computed"] <= prompt + 2
 

@@ -45,9 +45,10 @@ function drawPage() {
 }
 
 function showHead(data) {
+  const states = {ready: "ready", loading: "loading the model", wedged: "the model does not answer", failed: "failed"};
   set($("model"), data.models.join(", "));
-  if ($("gone").hidden) set($("state"), {ready: "ready", loading: "loading the model", failed: "failed"}[data.state]);
-  const details = {ready: "", loading: `${Math.round(100 * data.loaded)} %, `, failed: `${data.message}, `}[data.state];
+  if ($("gone").hidden) set($("state"), states[data.state]);
+  const details = {loading: `${Math.round(100 * data.loaded)} %, `, failed: `${data.message}, `}[data.state] || "";
   set($("about"), `${details}version ${data.version}, started ${clock(data.started)}` +
     (data.key ? `, requests of the key ${data.key}` : ""));
 }
