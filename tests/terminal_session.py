@@ -64,7 +64,7 @@ class Session:
 
 @asynccontextmanager
 async def open_session(
-    *flags: str, columns: int = 120, rows: int = 40, program: Sequence[str] = ("-m", "ds4trio")
+    *flags: str, columns: int = 160, rows: int = 40, program: Sequence[str] = ("-m", "ds4trio")
 ) -> AsyncGenerator[Session, None]:
     """Start a server in a terminal, wait until its model is loaded, and stop it with SIGTERM at the end."""
     master, slave = pty.openpty()

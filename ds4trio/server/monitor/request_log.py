@@ -155,10 +155,10 @@ class RequestLog(Watcher):
             "%(outcome)s"
             + (" (%(cause)s)" if record.cause else "")
             + ": computed=%(computed_tokens)d cached=%(cached_tokens)d output=%(output_tokens)d"
-            + (" first token %(first_token).2fs" if record.first_token is not None else "")
-            + " longest silence %(longest_silence).2fs"
+            + (" ttft=%(first_token).2fs" if record.first_token is not None else "")
+            + " silence=%(longest_silence).2fs"
             + (" %(decode_rate).1f t/s" if record.decode_rate else "")
-            + " total %(seconds).2fs",
+            + " total=%(seconds).2fs",
             {
                 "outcome": record.outcome or "cancelled",
                 "cause": record.cause or None,
