@@ -38,15 +38,15 @@ async def ask(port: int, body: dict[str, Any]) -> bytes:
 @pytest.mark.slow
 async def test_bars_of_a_real_prefill_and_its_trace(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    prompt = fresh_prompt(2500)
+    prompt = fresh_prompt(1000)
     with trio.fail_after(200):
-        async with open_session("--trace", str(path), "--heartbeat-interval", "1") as session:
+        async with open_session("--trace", str(path), "--heartbeat-interval", "1", "--threads", "1") as session:
             assert b"loading the model" in session.raw
             async with open_client(session.port, chat_body(prompt, max_tokens=30, temperature=0)) as client:
-                await session.wait_for(r"chat [0-9a-f]{8} ━+ prefill \d+/2\d\d\d \(\d+\.\d%\) \d+ t/s eta \d+s .*♥ \d")
+                await session.wait_for(r"chat [0-9a-f]{8} ━+ prefill \d+/9\d\d \(\d+\.\d%\) \d+ t/s eta \d+s .*♥ \d")
                 await client.read_all()
-            await session.wait_for(r"chat req_[0-9a-f]{24} (length|stop): computed=2\d\d\d cached=0 output=\d+ ttft=")
-            await ask(session.port, chat_body(f"{prompt[:4000]} otherwise", max_tokens=5))
+            await session.wait_for(r"chat req_[0-9a-f]{24} (length|stop): computed=9\d\d cached=0 output=\d+ ttft=")
+            await ask(session.port, chat_body(f"{prompt[:600]} otherwise {prompt[600:3000]}", max_tokens=5))
             await session.wait_for(r"cache miss: \d+ of \d+ prompt tokens reused")
     listing = CliRunner().invoke(main, ["trace", "show", str(path)]).output.splitlines()
     assert len(listing) == 3
@@ -56,7 +56,7 @@ async def test_bars_of_a_real_prefill_and_its_trace(tmp_path: Path) -> None:
     assert asked["text"].startswith("<|im_start|>system\n")
     assert asked["text"].endswith(f"{prompt}<|im_end|>\n<|im_start|>assistant\n")
     told = {event["event"]: event for event in events if event.get("request") == id}
-    assert told["cache"]["divergence"]["lost"] > 500
+    assert told["cache"]["divergence"]["lost"] > 300
     assert "otherwise" in told["cache"]["divergence"]["asked"]
     shown = CliRunner().invoke(main, ["trace", "show", str(path), "--request", id]).output
     assert "divergence (position" in shown
@@ -65,8 +65,7 @@ async def test_bars_of_a_real_prefill_and_its_trace(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_no_word_of_a_prompt_in_the_log_of_a_real_model() -> None:
-    ready = {"log-format": "json", "log-level": "debug"}
-    flags = [part for name, value in ready.items() for part in (f"--{name}", value)]
+    flags = ("--log-format", "json", "--log-level", "debug", "--threads", "1")
     with trio.fail_after(200):
         async with run_server(*flags, ready=JSON_READY) as server:
             for number in range(2):

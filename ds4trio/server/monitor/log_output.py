@@ -14,8 +14,17 @@ from types import TracebackType
 from typing import Literal
 
 from ds4trio.engine.breakdown import breakdown
+from ds4trio.server.errors import first_leaf
 
-__all__ = ["LogFormat", "PlainFormatter", "Without", "configure_logging", "logging_to", "set_log_level"]
+__all__ = [
+    "JsonFormatter",
+    "LogFormat",
+    "PlainFormatter",
+    "Without",
+    "configure_logging",
+    "logging_to",
+    "set_log_level",
+]
 
 LogFormat = Literal["auto", "plain", "json", "rich"]
 
@@ -78,14 +87,16 @@ def configure_logging(level: str, format: LogFormat) -> None:
 
 @contextmanager
 def logging_to(handler: logging.Handler | None, *, level: str, format: LogFormat) -> Iterator[None]:
-    """Log through ``handler``, or to standard error, for the length of the block."""
+    """Log through ``handler``, or to standard error, for the length of the block; Python's warnings too."""
     root = logging.getLogger()
     handler = handler or _stream_handler(format)
     root.addHandler(handler)
+    logging.captureWarnings(True)
     set_log_level(level)
     try:
         yield
     finally:
+        logging.captureWarnings(False)
         root.removeHandler(handler)
 
 
@@ -108,7 +119,7 @@ def _stream_handler(format: LogFormat) -> logging.Handler:
 
 def _places(info: ExceptionInfo) -> str:
     error = info[1]
-    return "" if error is None else breakdown(error)
+    return "" if error is None else breakdown(first_leaf(error))
 
 
 def _rounded(value: object) -> object:
