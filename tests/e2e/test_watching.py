@@ -30,6 +30,11 @@ TOOL = {
 }
 
 
+def instructed(system: str) -> dict[str, Any]:
+    messages = [{"role": "system", "content": system}, {"role": "user", "content": "Go on."}]
+    return {"stream": True, "messages": messages, "max_tokens": 8, "temperature": 0}
+
+
 async def ask(port: int, body: dict[str, Any]) -> bytes:
     async with open_client(port, body) as client:
         return await client.read_all()
@@ -38,23 +43,25 @@ async def ask(port: int, body: dict[str, Any]) -> bytes:
 @pytest.mark.slow
 async def test_bars_of_a_real_prefill_and_its_trace(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
-    prompt = fresh_prompt(1000)
+    prompt = fresh_prompt(700)
     with trio.fail_after(200):
         async with open_session("--trace", str(path), "--heartbeat-interval", "1", "--threads", "1") as session:
             assert b"loading the model" in session.raw
-            async with open_client(session.port, chat_body(prompt, max_tokens=30, temperature=0)) as client:
-                await session.wait_for(r"chat [0-9a-f]{8} ━+ prefill \d+/9\d\d \(\d+\.\d%\) \d+ t/s eta \d+s .*♥ \d")
+            async with open_client(session.port, instructed(prompt)) as client:
+                await session.wait_for(r"chat [0-9a-f]{8} ━+ prefill \d+/[67]\d\d \(\d+\.\d%\) \d+ t/s eta \d+s .*♥ \d")
                 await client.read_all()
-            await session.wait_for(r"chat req_[0-9a-f]{24} (length|stop): computed=9\d\d cached=0 output=\d+ ttft=")
-            await ask(session.port, chat_body(f"{prompt[:600]} otherwise {prompt[600:3000]}", max_tokens=5))
+            await session.wait_for(r"chat req_[0-9a-f]{24} (length|stop): computed=[67]\d\d cached=0 output=\d+ ttft=")
+            other = prompt.split()
+            other[200] = "otherwise"
+            await ask(session.port, instructed(" ".join(other)))
             await session.wait_for(r"cache miss: \d+ of \d+ prompt tokens reused")
     listing = CliRunner().invoke(main, ["trace", "show", str(path)]).output.splitlines()
     assert len(listing) == 3
     id = listing[2].split()[0]
     events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     asked = next(event for event in events if event["event"] == "prompt")
-    assert asked["text"].startswith("<|im_start|>system\n")
-    assert asked["text"].endswith(f"{prompt}<|im_end|>\n<|im_start|>assistant\n")
+    assert asked["text"].startswith(f"<|im_start|>system\n{prompt}<|im_end|>\n")
+    assert asked["text"].endswith("<|im_start|>user\nGo on.<|im_end|>\n<|im_start|>assistant\n")
     told = {event["event"]: event for event in events if event.get("request") == id}
     assert told["cache"]["divergence"]["lost"] > 300
     assert "otherwise" in told["cache"]["divergence"]["asked"]
@@ -69,7 +76,7 @@ async def test_no_word_of_a_prompt_in_the_log_of_a_real_model() -> None:
     with trio.fail_after(200):
         async with run_server(*flags, ready=JSON_READY) as server:
             for number in range(2):
-                await ask(server.port, chat_body(f"{SENTINEL} " * 300 + str(number) * 300, max_tokens=5))
+                await ask(server.port, instructed(f"{number} " + f"{SENTINEL} " * 100))
             called = chat_body(SENTINEL, tools=[TOOL], tool_choice="required", max_tokens=60)
             assert SENTINEL.encode() in await ask(server.port, called)
             impossible = {
