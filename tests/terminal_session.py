@@ -24,7 +24,10 @@ class Session:
     screen: pyte.HistoryScreen
     raw: bytes = b""
     port: int = 0
+    held: bool = False
+    """Ctrl-S: it takes nothing for now, see `go_on`."""
     _news: trio.Event = field(default_factory=trio.Event)
+    _going_on: trio.Event = field(default_factory=trio.Event)
     _closed: bool = False
 
     @property
@@ -47,6 +50,11 @@ class Session:
             await self._news.wait()
         return match
 
+    def go_on(self) -> None:
+        """Ctrl-Q."""
+        self.held = False
+        self._going_on.set()
+
     async def read(self, master: int) -> None:
         stream = pyte.ByteStream(self.screen)
         terminal = trio.lowlevel.FdStream(master)
@@ -56,6 +64,8 @@ class Session:
                     self.raw += data
                     stream.feed(bytes(data))
                     self._news.set()
+                    if self.held:
+                        await self._going_on.wait()
             except trio.BrokenResourceError:  # EIO: nobody has the other end any more
                 pass
         self._closed = True
