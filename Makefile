@@ -1,6 +1,7 @@
 # make serve   a server with a real model on http://127.0.0.1:8000
 # make test    every test, in its own environment
 # make check   formatting, lint, types
+# make docs    the documentation, in build/docs
 # make bench   the figures that the README quotes, and docs/benchmarks.md (ARGS="throughput" for some of them)
 PYTHON ?= python3
 PORT ?= 8000
@@ -8,7 +9,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: serve test check bench clean
+.PHONY: serve test check docs bench clean
 .DELETE_ON_ERROR:
 
 # One stamp per extra: pip runs again only when pyproject.toml changes.
@@ -25,6 +26,10 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Not --quiet: what it hides, --strict does not count.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks $(ARGS)

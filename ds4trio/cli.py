@@ -63,8 +63,9 @@ def _setting_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 @main.command()
 @click.option("--config", metavar="FILE", help="TOML file with any of these settings")
+@click.option("--supervise", is_flag=True, help="start the server again when it breaks down, on the same open port")
 @_setting_flags
-def serve(config: str | None, **flags: object) -> None:
+def serve(config: str | None, supervise: bool, **flags: object) -> None:
     """Serve a model until SIGTERM or Ctrl-C.
 
     Every setting is also an environment variable (DS4TRIO_PORT=8123) and a key of the TOML file (port = 8123).
@@ -72,11 +73,23 @@ def serve(config: str | None, **flags: object) -> None:
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     try:
         settings = load_settings(given, config_file=config)
-        reload = partial(load_settings, given, config_file=config)
-        status = _serve(settings, reload)
+        if supervise:
+            status = _supervise(settings)
+        else:
+            status = _serve(settings, partial(load_settings, given, config_file=config))
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     sys.exit(status)
+
+
+def _supervise(settings: Settings) -> int:
+    from ds4trio.server.monitor.log_output import logging_to  # noqa: PLC0415 - --help stays fast
+    from ds4trio.server.serve import listen  # noqa: PLC0415 - --help stays fast
+    from ds4trio.server.supervise import supervise  # noqa: PLC0415 - --help stays fast
+
+    again = [argument for argument in sys.argv[1:] if argument != "--supervise"]
+    with logging_to(None, level=settings.log_level, format=settings.log_format), listen(settings) as listener:
+        return trio.run(supervise, listener, again)
 
 
 def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:

@@ -8,6 +8,7 @@ Every field of `Settings` is at once a TOML key (``heartbeat_interval``), an env
 """
 
 import importlib.util
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ __all__ = [
     "describe_settings",
     "field_names",
     "load_settings",
+    "lora_adapters",
 ]
 
 ENVIRONMENT_PREFIX = "DS4TRIO_"
@@ -41,14 +43,27 @@ class ConfigError(Exception):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a server can be told. Times are seconds, sizes are in the unit that the name says."""
 
-    model: Annotated[str, Meta(description="GGUF file; empty: the demo model, where it is installed")] = ""
+    model: Annotated[
+        str,
+        Meta(
+            description="GGUF file, or one of its parts where it was split; empty: the demo model, if it is installed"
+        ),
+    ] = ""
+    hf: Annotated[
+        str,
+        Meta(description="model on the Hugging Face Hub instead, downloaded once: REPO, REPO:QUANT or REPO:FILE"),
+    ] = ""
+    lora: Annotated[
+        tuple[str, ...],
+        Meta(description="LoRA adapter for the model, a GGUF file: FILE, or FILE=SCALE where not 1 (repeatable)"),
+    ] = ()
     engine: Annotated[
         Literal["llama", "simulated"],
         Meta(description="`llama` computes; `simulated` needs no model and keeps the rates below"),
     ] = "llama"
     served_model_name: Annotated[
         tuple[str, ...],
-        Meta(description="name that clients may ask for (repeatable); default: the file's name"),
+        Meta(description="name that clients may ask for (repeatable); default: the file's, or what `--hf` says"),
     ] = ()
     any_model: Annotated[bool, Meta(description="answer whatever model name a client asks for")] = False
     chat_template: Annotated[
@@ -179,6 +194,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0.5, le=DAY, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
     ] = 5.0
+    wedge_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=DAY,
+            description="seconds that one step may take before health says so and answers end with an error; after "
+            "twice that the process exits with status 70; 0: any",
+        ),
+    ] = 120.0
+    max_connections: Annotated[
+        int, Meta(ge=1, le=2**20, description="connections at the same time; the next one gets a 503 and is closed")
+    ] = 4096
     max_request_seconds: Annotated[
         float, Meta(ge=0, le=365 * DAY, description="seconds that a request may take in all, queue included; 0: any")
     ] = 0.0
@@ -260,6 +287,18 @@ def demo_model() -> Path | None:
     return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
 
 
+def lora_adapters(settings: Settings) -> list[tuple[Path, float]]:
+    """The files of the LoRA adapters, and how much of each is added to the model."""
+    adapters = []
+    for text in settings.lora:
+        path, _, number = text.rpartition("=")
+        try:
+            adapters.append((Path(path), float(number)) if path else (Path(text), 1.0))
+        except ValueError:  # a file with such a name
+            adapters.append((Path(text), 1.0))
+    return adapters
+
+
 def _from_toml(path: Path) -> dict[str, object]:
     try:
         with path.open("rb") as file:
@@ -325,6 +364,13 @@ def _description(name: str) -> str:
 def _check_together(settings: Settings) -> None:
     if settings.engine == "llama" and settings.model and not _is_file(settings.model):
         raise ConfigError(f"model = {settings.model!r}: no such file; give the path of a GGUF file")
+    if settings.model and settings.hf:
+        raise ConfigError("model and hf each name a model; give one of them, and the other one empty if need be")
+    for path, scale in lora_adapters(settings):
+        if settings.engine == "llama" and not _is_file(path):
+            raise ConfigError(f"lora = {str(path)!r}: no such file; give FILE or FILE=SCALE, as in adapter.gguf=0.5")
+        if not math.isfinite(scale):
+            raise ConfigError(f"lora = {str(path)!r}: its scale is {scale}; give a number like 1 or 0.5")
     if settings.chat_template and not _is_file(settings.chat_template):
         raise ConfigError(
             f"chat_template = {settings.chat_template!r}: no such file; give the path of a Jinja template"
@@ -337,13 +383,13 @@ def _check_together(settings: Settings) -> None:
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise ConfigError("tls_cert and tls_key belong together: give both or neither")
     for name in ("tls_cert", "tls_key", "api_key_file"):
-        if (path := getattr(settings, name)) and not _is_file(path):
-            raise ConfigError(f"{name} = {path!r}: no such file")
+        if (file := getattr(settings, name)) and not _is_file(file):
+            raise ConfigError(f"{name} = {file!r}: no such file")
     if settings.cache_type_v != "f16" and settings.flash_attn == "off":
         raise ConfigError(f"cache_type_v = {settings.cache_type_v!r} needs flash attention; leave flash_attn at 'auto'")
 
 
-def _is_file(path: str) -> bool:
+def _is_file(path: str | Path) -> bool:
     try:
         return Path(path).is_file()
     except (OSError, ValueError):  # a name too long, or with a NUL

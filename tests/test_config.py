@@ -10,10 +10,10 @@ from typing import Any, get_type_hints
 import msgspec
 import pytest
 
-from ds4trio.config import ConfigError, Settings, demo_model, field_names, load_settings
+from ds4trio.config import ConfigError, Settings, demo_model, field_names, load_settings, lora_adapters
 
 HINTS = get_type_hints(Settings, include_extras=True)
-LISTS = ("served_model_name", "api_key", "allowed_host", "cors")
+LISTS = ("lora", "served_model_name", "api_key", "allowed_host", "cors")
 NUMBERS = [name for name in field_names() if HINTS[name].__origin__ in (int, float)]
 
 
@@ -130,7 +130,7 @@ def value_of(name: str, value: object) -> str:
 
 def test_a_list_may_be_one_value(tmp_path: Path) -> None:
     for name in LISTS:
-        file = toml(tmp_path, f'{name} = "one"')
+        file = toml(tmp_path, f'engine = "simulated"\n{name} = "one"')
         assert getattr(load(config_file=file), name) == ("one",)
 
 
@@ -251,7 +251,36 @@ def test_a_path_that_no_file_can_have_is_a_config_error(name: str) -> None:
 
 
 def test_the_simulated_engine_does_not_look_for_the_model() -> None:
-    assert load({"engine": "simulated", "model": "/no/such/file"}).model == "/no/such/file"
+    settings = load({"engine": "simulated", "model": "/no/such/file", "lora": "/no/such/file"})
+    assert settings.model == "/no/such/file"
+
+
+def test_model_and_hf_together_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert "give one of them" in error_of({"model": str(tmp_path / "a.gguf"), "hf": "org/repo"})
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "scale"),
+    [("a.gguf", "a.gguf", 1.0), ("a.gguf=0.5", "a.gguf", 0.5), ("a.gguf=-2", "a.gguf", -2.0), ("b=c", "b=c", 1.0)],
+)
+def test_an_adapter_is_a_file_and_how_much_of_it(
+    text: str, path: str, scale: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(path).write_bytes(b"GGUF")
+    assert lora_adapters(load({"lora": text})) == [(Path(path), scale)]
+
+
+@pytest.mark.parametrize("text", ["/no/such/file", "/no/such/file=0.5", "=1", ""])
+def test_an_adapter_that_is_not_there_is_refused_with_key_and_fix(text: str) -> None:
+    assert "no such file; give FILE or FILE=SCALE" in error_of({"lora": text})
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf"])
+def test_an_adapter_s_scale_is_a_number(scale: str, tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert f"its scale is {scale}" in error_of({"lora": f"{tmp_path / 'a.gguf'}={scale}"})
 
 
 def test_a_quantized_v_cache_without_flash_attention_is_refused_with_key_value_and_fix() -> None:

@@ -72,8 +72,7 @@ class Ticket:
     @property
     def position(self) -> int:
         """1 for the next to be started, 0 once it is."""
-        waiting = self._admission._waiting
-        return waiting.index(self) + 1 if self in waiting else 0
+        return self._admission._position(self)
 
     async def turn(self) -> None:
         """Wait until this request may run.
@@ -97,6 +96,8 @@ class Admission:
         self._parallel = parallel
         self._max_queue = max_queue
         self._waiting: list[Ticket] = []
+        self._positions: dict[Ticket, int] | None = None
+        """Of all that wait; None once it has changed. Whoever shows a long queue asks for each of them."""
         self._running: set[Ticket] = set()
         self._closed = False
         self._service = Duration()
@@ -129,6 +130,7 @@ class Admission:
             other._overtaken += 1
             place -= 1
         self._waiting.insert(place, ticket)
+        self._positions = None
         self._grant()
         return ticket
 
@@ -138,10 +140,17 @@ class Admission:
         for ticket in self._waiting:
             ticket._turn.set()
         self._waiting.clear()
+        self._positions = None
+
+    def _position(self, ticket: Ticket) -> int:
+        if self._positions is None:
+            self._positions = {ticket: position for position, ticket in enumerate(self._waiting, 1)}
+        return self._positions.get(ticket, 0)
 
     def _leave(self, ticket: Ticket) -> None:
         if ticket in self._waiting:
             self._waiting.remove(ticket)
+            self._positions = None
         elif ticket in self._running:
             self._running.remove(ticket)
             self._service.took(_elapsed(ticket))
@@ -150,6 +159,7 @@ class Admission:
     def _grant(self) -> None:
         while self._waiting and len(self._running) < self._parallel:
             ticket = self._waiting.pop(0)
+            self._positions = None
             self._running.add(ticket)
             ticket._granted_at = trio.current_time()
             ticket._turn.set()

@@ -277,6 +277,7 @@ class ModelInfo:
     what the model was made for. ``chat_template`` is Jinja source, or None where the file has none.
     ``special_tokens`` maps the text of every control and user-defined token to its id; ``control_tokens`` are the texts
     of the former. ``fingerprint`` is another one for another file, in hex; empty where nothing is kept on disk.
+    ``adapters`` are the files of LoRA adapters and their scales.
     """
 
     name: str
@@ -293,6 +294,7 @@ class ModelInfo:
     special_tokens: Mapping[str, int] = field(default_factory=dict)
     control_tokens: frozenset[str] = frozenset()
     fingerprint: str = ""
+    adapters: tuple[tuple[str, float], ...] = ()
 
 
 class Tokenizer(Protocol):
@@ -393,4 +395,12 @@ class Engine(Protocol):
     @property
     def waiting(self) -> int:
         """Requests in the queue. Not a checkpoint."""
+        ...
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Since when the step that is being computed has not come back; 0.0 between steps. Not a checkpoint.
+
+        None where nothing can get stuck, since no thread computes.
+        """
         ...

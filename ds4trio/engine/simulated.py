@@ -134,6 +134,11 @@ class SimulatedEngine:
         return self._admission.running
 
     @property
+    def step_seconds(self) -> None:
+        """Nothing gets stuck: no thread computes."""
+        return None
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return self._admission.waiting

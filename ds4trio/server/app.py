@@ -23,6 +23,7 @@ from ds4trio.server.ops import add_ops_routes
 from ds4trio.server.retries import RetryMemory
 from ds4trio.server.routes import add_routes, protocol_error_document
 from ds4trio.server.tokenizer import add_tokenizer_routes
+from ds4trio.server.wedge import watch_for_wedges
 
 __all__ = ["App", "build_app", "header_text"]
 
@@ -68,6 +69,10 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     async def open_engine() -> None:
         # The port is open from here on; requests get a 503 until the model is there.
         app.nursery.start_soon(app.host.run)
+        if settings.wedge_timeout:
+            app.nursery.start_soon(
+                watch_for_wedges, app.host, app.board, settings.wedge_timeout, settings.shutdown_grace
+            )
         app.nursery.start_soon(app.retries.run)
         if app.trace is not None:
             app.nursery.start_soon(app.trace.run, changed_settings(settings))
@@ -132,7 +137,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
 
     add_routes(app, app.host, settings, board=app.board, guard=app.guard, retries=app.retries, trace=app.trace)
     add_tokenizer_routes(app, app.host)
-    add_ops_routes(app, app.host, settings, app.board)
+    add_ops_routes(app, app.host, settings, app.board, app.guard)
     add_monitor_routes(app, app.host, app.board, app.guard)
     return app
 

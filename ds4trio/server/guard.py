@@ -72,6 +72,10 @@ class Guard:
         """Whether there is a key of that name (still). Not a checkpoint."""
         return key in self.keys
 
+    def trusts(self, key: str) -> bool:
+        """Whether who came with this key, empty for none, may hear more than that the server lives."""
+        return not self.keys or key in self.keys
+
     def reload(self, settings: Settings, keys: dict[str, bytes]) -> None:
         """Go by other settings from now on; ``keys`` are what `read_keys` says of them. Not a checkpoint."""
         self.settings, self.keys = settings, keys

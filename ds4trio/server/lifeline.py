@@ -248,7 +248,8 @@ class Lifeline(ResponseBody):
                 exit = stack if len(self._choices) == 1 else await stack.enter_async_context(AsyncExitStack())
                 # The first of them tells the story: where it is, the others soon are.
                 hear = _ignore if index else self._heard
-                generate = self._attempt.generate(index, choice.request, on_progress=hear)
+                computed = self._record.computed
+                generate = self._attempt.generate(index, choice.request, on_progress=hear, on_computed=computed)
                 generation = await exit.enter_async_context(generate)
                 places.append(_Place(index, choice, generation, exit))
             self._first = places[0].generation

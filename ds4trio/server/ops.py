@@ -3,19 +3,21 @@
 import time
 from typing import Any, NoReturn
 
+from quart import g
 from quart_trio import QuartTrio
 
 from ds4trio import __version__
 from ds4trio.api.errors import ApiError, InvalidRequestError, UnknownModelError
 from ds4trio.config import Settings
 from ds4trio.engine import Phase
+from ds4trio.server.guard import Guard
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor import Board
 
 __all__ = ["add_ops_routes"]
 
 
-def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: Board) -> None:
+def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: Board, guard: Guard) -> None:
     """Register the endpoints."""
     started = int(time.time())
 
@@ -53,11 +55,9 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: 
         try:
             engine = host.engine()
         except ApiError as error:
-            return {
-                "status": host.state,
-                "loaded": round(host.load_fraction, 3),
-                "message": error.message,
-            }, 503
+            status = {"status": host.state, "loaded": round(host.load_fraction, 3)}
+            # What went wrong may name files.
+            return status | ({"message": error.message} if guard.trusts(g.key) else {}), 503
         return {"status": "ok", "running": engine.running, "waiting": engine.waiting}, 200
 
     @app.get("/props")
@@ -77,7 +77,10 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: 
             },
             "total_slots": settings.parallel,
             "model_alias": host.names[0],
-            "model_path": settings.model,
+            "model_path": str(host.path or ""),
+            "lora_adapters": [
+                {"id": number, "path": path, "scale": scale} for number, (path, scale) in enumerate(info.adapters)
+            ],
             "chat_template": host.chat_template or "",
             "bos_token": info.bos_token,
             "eos_token": info.eos_token,

@@ -213,9 +213,17 @@ class Attempt:
 
     @asynccontextmanager
     async def generate(
-        self, index: int, request: GenerationRequest, *, on_progress: Callable[[Progress], None]
+        self,
+        index: int,
+        request: GenerationRequest,
+        *,
+        on_progress: Callable[[Progress], None],
+        on_computed: Callable[[Progress, int], None] = lambda _progress, _output: None,
     ) -> AsyncGenerator[Generation, None]:
-        """`Engine.generate` for choice ``index``; its text begins with what was said of it before."""
+        """`Engine.generate` for choice ``index``; its text begins with what was said of it before.
+
+        At its end ``on_computed`` gets the progress, and how many tokens of output were computed this time.
+        """
         record = self._records.setdefault(index, _Record(wanted=self.key is not None))
         if record.complete:
             yield _Recorded(record, None)
@@ -229,12 +237,14 @@ class Attempt:
                 self._refused = True  # it is told to come again
                 raise
             record.rest = None  # it is the generation's now
+            before = record.output_tokens
             generation = _Recorded(record, inner)
             try:
                 yield generation
                 record.enough = True
             finally:
                 record.progress = inner.progress
+                on_computed(record.progress, max(0, record.progress.output_tokens - before))
                 if self._may_return and not record.complete:
                     record.rest = (await generation.suspend()).rest
 

@@ -12,12 +12,15 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import hypercorn.trio
 import hypercorn.trio.run
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
+from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from ds4trio.config import ConfigError, Settings
@@ -37,15 +40,36 @@ log = logging.getLogger("ds4trio")
 BACKLOG = 2048
 # Connections that may wait, more or less; shells often allow 1,024 files, though they may be asked for more.
 FILES = 16_384
-# Long enough for clients that pool connections. Not longer, since Hypercorn keeps a connection that its client has
-# closed while idle until this time has passed (0.18: the idle task outlives the end of the input).
+# Long enough for clients that pool connections; and for headers to arrive.
 IDLE_CONNECTION_SECONDS = 15
+# What a connection hears for which there is no place, and for how long it may take to hear it.
+TOO_MANY_BODY = b'{"error": {"message": "too many connections (--max-connections)", "type": "overloaded_error"}}'
+TOO_MANY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 5\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(TOO_MANY_BODY), TOO_MANY_BODY)
+)
+REFUSAL_SECONDS = 1.0
 # Of the shutdown grace, what is kept for farewells and for closing the engine.
 FAREWELL_SHARE = 0.3
 
 
+# Where a service manager puts the sockets that it has opened for a process (sd_listen_fds(3)).
+FIRST_INHERITED = 3
+
+
 def listen(settings: Settings) -> socket.socket:
-    """Open the listening socket. Not a checkpoint. Raises `ConfigError` where that cannot be done."""
+    """Open the listening socket, or take the one that was inherited as systemd and `supervise` pass it.
+
+    Not a checkpoint. Raises `ConfigError` where that cannot be done.
+    """
+    if os.environ.get("LISTEN_PID") == str(os.getpid()):
+        if os.environ.get("LISTEN_FDS") != "1":
+            raise ConfigError(f"LISTEN_FDS = {os.environ.get('LISTEN_FDS')!r}: give this server one socket")
+        listener = socket.socket(fileno=FIRST_INHERITED)
+        if listener.family not in {socket.AF_INET, socket.AF_INET6}:
+            raise ConfigError("the socket that was inherited is no TCP socket")
+        listener.set_inheritable(False)
+        return listener
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -112,9 +136,6 @@ async def serve(
                 "or say --no-auth if everybody may use this server"
             )
         stop = trio.Event()
-        log.info(
-            "listening on %(url)s, loading %(model)s", {"event": "listening", "url": url, "model": app.host.names[0]}
-        )
 
         async def report() -> None:
             await app.host.settled.wait()
@@ -126,6 +147,10 @@ async def serve(
 
         async with trio.open_nursery() as nursery:
             await nursery.start(_watch_signals, app, stop, nursery.cancel_scope, settings.shutdown_grace)
+            log.info(
+                "listening on %(url)s, loading %(model)s",
+                {"event": "listening", "url": url, "model": app.host.names[0]},
+            )
             nursery.start_soon(report)
             if terminal is not None:
                 nursery.start_soon(terminal.watch, app.board, app.host)
@@ -199,20 +224,62 @@ async def _watch_hangups(
 
 
 class GuardedConnection(TCPServer):
-    """Hypercorn's connection, whose faults stay its own.
+    """Hypercorn's connection, whose faults stay its own, and of which there are no more than ``places``.
 
     Hypercorn 0.18 lets whatever a connection raises end the whole server, and malformed HTTP/2 makes it raise (a
     request without ``:path``, data for a stream that is answered already): one client could take the server from all
     others.
     """
 
+    def __init__(self, places: trio.Semaphore, *args: Any) -> None:
+        super().__init__(*args)
+        self._places = places
+        self._asks = True
+
     async def run(self) -> None:
         """Serve the connection until it ends in any way."""
+        try:
+            self._places.acquire_nowait()
+        except trio.WouldBlock:
+            await self._refuse()
+            return
         try:
             await super().run()
         except* Exception as group:
             # Only the kind: the exception itself may hold what the client sent.
             log.warning("a connection was closed for a protocol error: %s", type(first_leaf(group)).__name__)
+        finally:
+            self._places.release()
+
+    async def _read_data(self) -> None:
+        """Read until the client ends its side; who waits for it to ask again, as Hypercorn 0.18 does, waits in vain."""
+        await super()._read_data()
+        self._asks = False
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send; a connection that begins with HTTP/2's own preface is idle until something is asked on it.
+
+        Hypercorn 0.18 takes the preface for a request and waits for its end for ever.
+        """
+        if isinstance(event, Updated) and event.idle and not self._asks:
+            return
+        await super().protocol_send(event)
+        protocol = self.protocol.protocol
+        if isinstance(protocol, H2Protocol) and protocol.idle and self.idle_task._handle is None:
+            await self.idle_task.restart(self._task_group, self._idle_timeout)
+
+    async def _refuse(self) -> None:
+        """One connection too many: say so, where that needs no handshake."""
+        with trio.move_on_after(REFUSAL_SECONDS):
+            if not isinstance(self.stream, trio.SSLStream):
+                with suppress(trio.BrokenResourceError):
+                    await self.stream.send_all(TOO_MANY)
+                    await self.stream.send_eof()
+                    # What is closed with bytes unread is reset, and a client that is reset may not see what was sent.
+                    while await self.stream.receive_some():
+                        pass
+        await trio.aclose_forcefully(self.stream)
 
 
 async def run_hypercorn(
@@ -224,7 +291,9 @@ async def run_hypercorn(
 ) -> None:
     """Run Hypercorn until ``stop`` is set; reports itself started when the port is served. A checkpoint."""
     # Hypercorn has no other way to be given a connection class; it looks this one up by its name.
-    hypercorn.trio.run.TCPServer = GuardedConnection  # type: ignore[attr-defined]  # not exported, see above
+    places = trio.Semaphore(app.settings.max_connections)
+    guarded: Any = partial(GuardedConnection, places)
+    hypercorn.trio.run.TCPServer = guarded  # type: ignore[attr-defined]  # not exported, see above
     await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait, task_status=task_status)
 
 

@@ -265,3 +265,49 @@ async def test_odd_request_target_is_a_404_in_json(target: str) -> None:
         answer = b"".join([data async for data in stream])
     assert answer.startswith(b"HTTP/1.1 404 ")
     assert b"there is no such endpoint" in answer
+
+
+@pytest.mark.parametrize("frames", [False, True], ids=["half a header", "half an HTTP/2 preface"])
+async def test_headers_that_do_not_come_keep_no_connection(frames: bool) -> None:
+    half = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00" if frames else b"POST /v1/chat/completions HTTP/1.1\r\nhost: lo"
+    async with serving(fast(), keep_alive_timeout=1) as server:
+        stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+        async with stream, trio.open_nursery() as nursery:
+
+            async def trickle() -> None:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await stream.send_all(half)
+                    while not frames:
+                        await trio.sleep(0.1)  # the very point: something always comes
+                        await stream.send_all(b"c")
+
+            nursery.start_soon(trickle)
+            with trio.fail_after(4):
+                with suppress(trio.BrokenResourceError):
+                    await read_to_end(stream)
+            nursery.cancel_scope.cancel()
+
+
+async def test_one_connection_too_many_is_told_so_and_disturbs_nobody() -> None:
+    async with serving(fast(decode_tps=50), max_connections=2) as server:
+        async with (
+            open_client(server.port, chat_body("hi", max_tokens=60)) as first,
+            open_client(server.port, chat_body("hi", max_tokens=60)) as second,
+        ):
+            await first.read()
+            await second.read()
+            async with open_client(server.port, chat_body("hi")) as third:
+                await third.read_all()
+            assert third.status == 503
+            assert int(third.headers["retry-after"]) > 0
+            assert "--max-connections" in json.loads(third.body)["error"]["message"]
+            await first.read_all()
+            await second.read_all()
+        assert first.body.endswith(b"data: [DONE]\n\n")
+        assert second.body.endswith(b"data: [DONE]\n\n")
+        with trio.fail_after(5):
+            while True:  # the server notices a moment later that they have gone
+                async with open_client(server.port, chat_body("hi", max_tokens=2)) as fourth:
+                    await fourth.read_all()
+                if fourth.status == 200:
+                    break

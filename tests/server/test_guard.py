@@ -73,6 +73,17 @@ async def test_without_a_key_one_may_ask_whether_it_lives(autojump_clock: MockCl
         assert (await asked(app, {"accept": "text/html"}, path="/")).status == 200
 
 
+async def test_and_hears_no_more_than_that(autojump_clock: MockClock) -> None:
+    async with running(api_key=KEYS) as app:
+        app.host.state, app.host.failure = "failed", "/models/secret.gguf is broken"
+        told = await asked(app, {}, path="/health")
+        assert (told.status, json.loads(told.body)["status"], b"secret" in told.body) == (503, "failed", False)
+        assert "models" not in json.loads((await asked(app, {}, path="/")).body)
+        key = {"x-api-key": KEYS[0].rpartition(":")[2]}
+        assert b"secret" in (await asked(app, key, path="/health")).body
+        assert json.loads((await asked(app, key, path="/")).body)["models"]
+
+
 @pytest.mark.parametrize(
     "host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "app.localhost", "LOCALHOST.", "127.1.2.3"]
 )

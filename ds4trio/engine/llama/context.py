@@ -19,6 +19,7 @@ from ds4trio.cache import MemoryKind, State
 from ds4trio.engine.base import EngineError
 from ds4trio.engine.batching import Cancellable, Outcome, Span
 from ds4trio.engine.llama.abort import AbortFlag
+from ds4trio.engine.llama.adapters import Adapter, load_adapters
 from ds4trio.engine.llama.model import Model
 
 __all__ = ["Context", "ContextOptions", "Logits", "open_context"]
@@ -45,6 +46,7 @@ class ContextOptions:
     flash_attention: str
     kv_type_k: str
     kv_type_v: str
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,10 @@ def _pointer(numbers: "array[int]", kind: type[Any]) -> Any:
 
 @contextmanager
 def open_context(model: Model, options: ContextOptions, abort: AbortFlag) -> Iterator[Context]:
-    """Make a context for the length of the block. Raises `EngineError` when the memory does not suffice."""
+    """Make a context for the length of the block, with its adapters.
+
+    Raises `EngineError` when the memory does not suffice, or where an adapter does not go with the model.
+    """
     params = llama_cpp.llama_context_default_params()
     params.n_ctx = options.context_length
     params.n_batch = params.n_ubatch = options.ubatch
@@ -208,14 +213,16 @@ def open_context(model: Model, options: ContextOptions, abort: AbortFlag) -> Ite
     params.type_v = getattr(llama_cpp, f"GGML_TYPE_{options.kv_type_v.upper()}")
     params.kv_unified = True
     params.swa_full = False
-    pointer = llama_cpp.llama_init_from_model(model.pointer, params)
-    if not pointer:
-        raise EngineError(
-            f"llama.cpp cannot make a context of {options.context_length} tokens: not enough memory, or these cache "
-            "types do not go with this model; try a smaller --ctx, or --cache-type-k f16 --cache-type-v f16"
-        )
-    abort.install(pointer)
-    try:
-        yield Context(pointer, abort, model.memory, model.vocabulary.size)
-    finally:
-        llama_cpp.llama_free(pointer)
+    with load_adapters(model, options.adapters) as adapters:
+        pointer = llama_cpp.llama_init_from_model(model.pointer, params)
+        if not pointer:
+            raise EngineError(
+                f"llama.cpp cannot make a context of {options.context_length} tokens: not enough memory, or these "
+                "cache types do not go with this model; try a smaller --ctx, or --cache-type-k f16 --cache-type-v f16"
+            )
+        try:
+            adapters.use_in(pointer)
+            abort.install(pointer)
+            yield Context(pointer, abort, model.memory, model.vocabulary.size)
+        finally:
+            llama_cpp.llama_free(pointer)

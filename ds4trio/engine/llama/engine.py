@@ -28,12 +28,14 @@ from ds4trio.engine.base import (
 )
 from ds4trio.engine.batching import Released, Sequence, Update, Writer
 from ds4trio.engine.breakdown import breakdown
+from ds4trio.engine.llama.adapters import Adapter
 from ds4trio.engine.llama.context import ContextOptions, Logits
 from ds4trio.engine.llama.continuation import Continuation
 from ds4trio.engine.llama.grammar import Grammar
 from ds4trio.engine.llama.kv_disk import DiskOptions
 from ds4trio.engine.llama.model import ModelTokenizer, ended
 from ds4trio.engine.llama.worker import Loaded, LoadProgress, News, Worker, WorkerOptions
+from ds4trio.engine.split import model_name
 
 __all__ = ["LlamaEngine", "LlamaOptions", "open_llama_engine"]
 
@@ -74,6 +76,7 @@ class LlamaOptions:
     flash_attention: str = "auto"
     kv_type_k: str = "f16"
     kv_type_v: str = "f16"
+    adapters: tuple[Adapter, ...] = ()
     disk: DiskOptions | None = None
 
 
@@ -110,6 +113,11 @@ class LlamaEngine:
     def waiting(self) -> int:
         """Requests in the queue."""
         return self._admission.waiting
+
+    @property
+    def step_seconds(self) -> float:
+        """As the worker sees it."""
+        return self._worker.step_seconds
 
     def stop_admission(self) -> None:
         """Start nothing new."""
@@ -282,6 +290,7 @@ class LlamaGeneration:
                 self._over |= isinstance(update, Finished | EngineError)
                 if isinstance(update, Finished):
                     self._engine._decoding.took(update.decode_seconds)
+                    self._progress = replace(self._progress, output_tokens=update.usage.output_tokens)
                 if isinstance(update, TextDelta):
                     self._progress = replace(self._progress, output_tokens=update.output_tokens)
                 self._events.append(update)
@@ -370,7 +379,7 @@ async def open_llama_engine(
 def _worker_options(options: LlamaOptions) -> WorkerOptions:
     return WorkerOptions(
         path=str(options.path),
-        name=options.path.stem,
+        name=model_name(options.path),
         n_gpu_layers=options.n_gpu_layers,
         max_stall=options.max_stall,
         draft=options.draft,
@@ -384,5 +393,6 @@ def _worker_options(options: LlamaOptions) -> WorkerOptions:
             flash_attention=options.flash_attention,
             kv_type_k=options.kv_type_k,
             kv_type_v=options.kv_type_v,
+            adapters=options.adapters,
         ),
     )

@@ -1,7 +1,5 @@
 """The disk of an open model: which KV on it fits this model, and the thread that reads and writes it."""
 
-import glob
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -11,6 +9,7 @@ from pathlib import Path
 from ds4trio.cache import State
 from ds4trio.cache.disk import Block, BlockStore, DiskThread, Match
 from ds4trio.engine.llama.context import ContextOptions
+from ds4trio.engine.split import model_parts
 
 __all__ = ["DiskOptions", "ModelDisk", "fingerprint"]
 
@@ -20,7 +19,6 @@ HEAD_BYTES = 16 * 2**20
 SAMPLES = 64
 SAMPLE_BYTES = 64 * 2**10
 TWO_ROPES = b"rope.scaling.original_context_length"
-PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +38,17 @@ class DiskOptions:
 def fingerprint(path: Path, options: ContextOptions, *, n_gpu_layers: int) -> bytes:
     """A hash of all that makes the KV of a model unfit for another.
 
-    That is its file, or files, the cache's types, llama.cpp's version, and what may decide how the cache is laid out.
+    That is its file, or files, the adapters and their scales, the cache's types, llama.cpp's version, and what may
+    decide how the cache is laid out.
     Models with two sets of rope factors choose one by the context's length. Reads about 20 MB of each file. Blocks;
     raises `OSError`.
     """
     digest = blake2b(digest_size=16)
     layout = (version("llama-cpp-python"), options.kv_type_k, options.kv_type_v, options.flash_attention, n_gpu_layers)
     digest.update(repr(layout).encode())
-    for part in _parts(path):
+    for adapter in options.adapters:
+        digest.update(repr(adapter.scale).encode())
+    for part in [*model_parts(path), *(adapter.path for adapter in options.adapters)]:
         with part.open("rb") as file:
             size = part.stat().st_size
             head = file.read(HEAD_BYTES)
@@ -58,12 +59,6 @@ def fingerprint(path: Path, options: ContextOptions, *, n_gpu_layers: int) -> by
                 file.seek(max(0, (sample + 1) * size // SAMPLES - SAMPLE_BYTES))
                 digest.update(file.read(SAMPLE_BYTES))
     return digest.digest()
-
-
-def _parts(path: Path) -> list[Path]:
-    """The files of a model that was split, which says so in their names."""
-    match = PART.fullmatch(path.name)
-    return sorted(path.parent.glob(f"{glob.escape(match[1])}-*-of-{match[2]}.gguf")) if match else [path]
 
 
 class ModelDisk:

@@ -89,6 +89,8 @@ class Worker:
         self._due = math.inf
         """When what is in the outbox has to be on its way, by `time.monotonic`."""
         self._batcher: Batcher[Logits] | None = None
+        self._stepping_since: float | None = None
+        """Written by the worker's thread, read by any."""
 
     # --- any thread -------------------------------------------------------------------------------------------------
 
@@ -101,6 +103,12 @@ class Worker:
         """Stop working for ``sequence``, inside the running batch if it is in it. Does not block."""
         self._abort.cancel(sequence)
         self._mailbox.put(None)
+
+    @property
+    def step_seconds(self) -> float:
+        """For how long the thread has been away on a step, 0.0 while it waits for mail."""
+        since = self._stepping_since
+        return 0.0 if since is None else time.monotonic() - since
 
     @property
     def closing(self) -> bool:
@@ -141,7 +149,7 @@ class Worker:
             sizes = replace(sizes, sequences=sizes.sequences + kept)
             with open_context(model, sizes, self._abort) as context:
                 disk, identity = self._open_disk(replace(sizes, context_length=context.cells))
-                info = _describe(model, context, options.name, identity)
+                info = _describe(model, context, options, identity)
                 loaded = Loaded(info, model, GrammarCompiler(model), disk)
                 self._post([lambda: hear(loaded)])
                 try:
@@ -190,6 +198,7 @@ class Worker:
         idle, looked = True, -math.inf
         try:
             while self._read_mail(batcher, disk, wait=idle):
+                self._stepping_since = time.monotonic()
                 idle = not batcher.step()
                 if idle:
                     self._flush(math.inf)
@@ -200,14 +209,18 @@ class Worker:
                 if idle:
                     self._flush(math.inf)
         finally:
+            self._stepping_since = time.monotonic()
             batcher.close()
             self._flush(math.inf)
+            self._stepping_since = None
 
     def _read_mail(self, batcher: Batcher[Logits], disk: ModelDisk | None, *, wait: bool) -> bool:
         """Take what has come; ``wait`` for it if there is nothing to do. False when it is time to end."""
         waited = wait
-        if waited and disk is not None:
-            disk.set_idle(True)
+        if waited:
+            self._stepping_since = None
+            if disk is not None:
+                disk.set_idle(True)
         self._abort.look()
         while wait or not self._mailbox.empty():
             if (mail := self._mailbox.get()) is not None:
@@ -232,9 +245,9 @@ class Worker:
             self._outbox, self._due = [], math.inf
 
 
-def _describe(model: Model, context: Context, name: str, identity: bytes) -> ModelInfo:
+def _describe(model: Model, context: Context, options: WorkerOptions, identity: bytes) -> ModelInfo:
     return ModelInfo(
-        name=name,
+        name=options.name,
         description=model.description,
         context_length=context.cells,
         trained_context_length=model.trained_context_length,
@@ -248,4 +261,5 @@ def _describe(model: Model, context: Context, name: str, identity: bytes) -> Mod
         special_tokens=model.vocabulary.special,
         control_tokens=model.vocabulary.control,
         fingerprint=identity.hex(),
+        adapters=tuple((str(adapter.path), adapter.scale) for adapter in options.context.adapters),
     )

@@ -7,8 +7,6 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from ds4trio.engine import Progress, Usage
-
 __all__ = ["CONTENT_TYPE", "Gauges", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -81,17 +79,18 @@ class Metrics:
         """A beat was sent."""
         self._heartbeats.labels(form).inc()
 
-    def used(self, usage: Usage, *, loaded: int) -> None:
-        """An answer is complete; ``loaded`` of its cached tokens came from the disk."""
-        self._count(usage.prompt_tokens - usage.cached_tokens, usage.cached_tokens, loaded, usage.output_tokens)
+    def computed(self, prompt: int, cached: int, loaded: int, output: int) -> None:
+        """A generation is over: so many tokens were computed, of prompt and output; ``loaded`` of the cached ones came
+        from the disk."""
+        counts = {"computed": prompt, "memory": cached - loaded, "disk": loaded, "output": output}
+        for kind, tokens in counts.items():
+            self._tokens.labels(kind).inc(max(0, tokens))
 
-    def cancelled(self, cause: str, seconds: float, progress: Progress) -> None:
-        """A computation was stopped, ``seconds`` after it was told to."""
+    def cancelled(self, cause: str, seconds: float, tokens: int) -> None:
+        """A computation was stopped, ``seconds`` after it was told to; so many ``tokens`` were computed for it."""
         self._cancels.labels(cause).inc()
         self._cancel.observe(seconds)
-        computed = max(0, progress.prefilled_tokens - progress.cached_tokens)
-        self._tokens.labels("cancelled").inc(computed + progress.output_tokens)
-        self._count(computed, progress.cached_tokens, progress.loaded_tokens, progress.output_tokens)
+        self._tokens.labels("cancelled").inc(tokens)
 
     def ended(self, protocol: str, outcome: str) -> None:
         """A request is over."""
@@ -100,11 +99,6 @@ class Metrics:
     def refused(self, status: int, code: str) -> None:
         """A request was answered with an error before anything was computed."""
         self._refusals.labels(str(status), code).inc()
-
-    def _count(self, computed: int, cached: int, loaded: int, output: int) -> None:
-        counts = {"computed": computed, "memory": cached - loaded, "disk": loaded, "output": output}
-        for kind, tokens in counts.items():
-            self._tokens.labels(kind).inc(max(0, tokens))
 
 
 class _Gauges(Collector):

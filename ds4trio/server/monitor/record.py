@@ -68,6 +68,7 @@ class Record:
     ended: float | None = None
     _last: Progress = field(default_factory=Progress)
     _written: float = 0.0
+    _computed: int = 0
     _token_at: float | None = None
 
     def __post_init__(self) -> None:
@@ -156,10 +157,15 @@ class Record:
         for watcher in self.watchers:
             watcher.read(choice, delta)
 
+    def computed(self, progress: Progress, output: int) -> None:
+        """One of its generations is over, which has computed so many tokens of ``output``."""
+        prompt = max(0, progress.prefilled_tokens - progress.cached_tokens)
+        self._computed += prompt + output
+        self.metrics.computed(prompt, progress.cached_tokens, progress.loaded_tokens, output)
+
     def finished(self, choice: int, event: Finished) -> None:
         """One of its choices is complete."""
         self.outcome = event.reason
-        self.metrics.used(event.usage, loaded=self.where().loaded_tokens)
         for watcher in self.watchers:
             watcher.finished(choice, event)
 
@@ -167,7 +173,7 @@ class Record:
         """The computation was stopped; ``seconds`` later nothing worked for it any more."""
         progress = self.where()
         self.outcome, self.cause = "cancelled", cause
-        self.metrics.cancelled(cause, seconds, progress)
+        self.metrics.cancelled(cause, seconds, self._computed)
         for watcher in self.watchers:
             watcher.cancelled(cause, progress, seconds)
 

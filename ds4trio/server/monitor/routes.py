@@ -79,7 +79,8 @@ def add_monitor_routes(app: QuartTrio, host: EngineHost, board: Board, guard: Gu
     @app.get("/")
     async def show() -> Response | dict[str, Any]:
         if request.accept_mimetypes.best_match(["application/json", "text/html"]) != "text/html":
-            return {"name": "ds4trio", "version": __version__, "models": list(host.names), "health": "/health"}
+            about = {"name": "ds4trio", "version": __version__, "health": "/health"}
+            return about | ({"models": list(host.names)} if guard.trusts(g.key) else {})
         nonce = secrets.token_urlsafe(16)
         response = Response(page.replace("{nonce}", nonce), content_type="text/html; charset=utf-8")
         response.headers["Content-Security-Policy"] = (

@@ -140,6 +140,31 @@ async def test_metrics_count_what_happened(autojump_clock: MockClock) -> None:
     assert cells[1] > 500
 
 
+async def test_what_a_retry_takes_over_is_counted_once(autojump_clock: MockClock) -> None:
+    async with running() as app:
+        async with call_asgi(app, chat_body(PROMPT)) as leaver:
+            while leaver.body.count(b'"content"') < 10:
+                await leaver.wait_for_arrivals(more_than=len(leaver.arrivals))
+        async with call_asgi(app, chat_body(PROMPT)) as call:
+            await call.ended.wait()
+        seen = await figures(app)
+        prompt = (await requests(app))["ended"][0]["prompt_tokens"]
+    assert seen["ds4trio_tokens_total output"] == 20
+    assert seen["ds4trio_tokens_total computed"] <= prompt + 1
+    assert prompt < seen["ds4trio_tokens_total cancelled"] < prompt + 20
+
+
+async def test_choices_share_a_prompt_that_is_counted_once(autojump_clock: MockClock) -> None:
+    async with running() as app:
+        async with call_asgi(app, chat_body(PROMPT, n=3)) as call:
+            await call.ended.wait()
+        seen = await figures(app)
+        prompt = (await requests(app))["ended"][0]["prompt_tokens"]
+    assert seen["ds4trio_tokens_total output"] == 60
+    # Each choice computes the last token of the prompt for itself.
+    assert prompt <= seen["ds4trio_tokens_total computed"] <= prompt + 2
+
+
 async def test_whoever_watches_sees_changes_soon_and_not_too_often(autojump_clock: MockClock) -> None:
     async with running() as app, call_asgi(app, method="GET", path="/requests/events") as watcher:
         await watcher.wait_for_arrivals(more_than=0)

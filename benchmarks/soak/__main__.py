@@ -1,0 +1,141 @@
+"""The soak.
+
+    python -m benchmarks.soak [--minutes 20] [--lives 4] [--model FILE.gguf]
+
+The server lives several times on the same disk cache, and every second life ends by a kill -9 in the middle of it all.
+At the end of each the clients stop, and what is left over is counted: requests, cells, descriptors, threads. The memory
+of the process is a line over the requests of which something was computed, one slope for all lives, each from its
+second minute on (what is bounded is made small, so that it is full by then). What an answer has to be: see `answers`.
+"""
+
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import httpx2
+import trio
+
+from benchmarks.report import Report, benchmark
+from benchmarks.soak.agents import AGENTS, Soak, learn
+from benchmarks.waiting import resident_kb
+from ds4trio.testing import ServerProcess, run_server
+
+FLAGS = (
+    *("--ctx", "4096", "--parallel", "4", "--any-model", "--max-queue", "64", "--heartbeat-interval", "1"),
+    *("--cache-ram-mb", "64", "--kv-disk-space-mb", "256", "--tool-memory-max-ids", "200", "--retry-window", "20"),
+)
+WARMING = 60.0
+LOOK_EVERY = 2.0
+IDLE = 15.0
+"""Seconds after which threads that wait for work have gone."""
+IN_THE_MIDDLE = 5.0
+MOST_KB = 1024
+"""Of growth in a thousand requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The resident memory after so many requests."""
+
+    requests: int
+    kb: int
+
+
+async def live(server: ServerProcess, soak: Soak, seconds: float) -> list[Sample]:
+    """Let the agents come, and look at the memory now and then."""
+    samples: list[Sample] = []
+    async with trio.open_nursery() as nursery:
+        for agent in AGENTS:
+            nursery.start_soon(agent, soak)
+        with trio.move_on_after(seconds):
+            await trio.sleep(min(WARMING, seconds / 2))
+            while True:
+                samples.append(Sample(soak.computed, resident_kb(server.pid)))
+                await trio.sleep(LOOK_EVERY)
+        soak.stopping.set()
+    return samples
+
+
+async def left_over(server: ServerProcess, before: tuple[int, int]) -> list[str]:
+    """What is still there although nobody asks for anything."""
+    await trio.sleep(IDLE)
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as client:
+        health: dict[str, Any] = (await client.get("/health")).json()
+        requests: dict[str, Any] = (await client.get("/requests")).json()
+        metrics = (await client.get("/metrics")).text
+    left = [f"{name}: {health[name]}" for name in ("running", "waiting") if health[name]]
+    left += [f"request {request['id']} in {request['phase']}" for request in requests["requests"]]
+    if 'ds4trio_kv_cells{state="running"} 0.0' not in metrics:
+        left.append("cells of the KV")
+    for what, count, most in zip(
+        ("descriptors", "threads"), (server.open_descriptors(), server.threads()), before, strict=True
+    ):
+        if count > most:
+            left.append(f"{what}: {count}, {most} before")
+    return left
+
+
+async def kill_in_the_middle(server: ServerProcess, soak: Soak) -> None:
+    """The agents once more, and a kill -9."""
+    async with trio.open_nursery() as nursery:
+        for agent in AGENTS:
+            nursery.start_soon(agent, soak)
+        await trio.sleep(IN_THE_MIDDLE)
+        soak.killed = True
+        server.process.kill()
+        await server.process.wait()
+        nursery.cancel_scope.cancel()
+
+
+def slope(lives: list[list[Sample]]) -> float:
+    """Kilobytes per request: least squares, with a constant of its own for each life."""
+    over = under = 0.0
+    for samples in lives:
+        if not samples:
+            continue
+        mean_requests = sum(sample.requests for sample in samples) / len(samples)
+        mean_kb = sum(sample.kb for sample in samples) / len(samples)
+        over += sum((sample.requests - mean_requests) * (sample.kb - mean_kb) for sample in samples)
+        under += sum((sample.requests - mean_requests) ** 2 for sample in samples)
+    return over / under if under else 0.0
+
+
+@benchmark("soak")
+@click.option("--minutes", default=20.0, show_default=True)
+@click.option("--lives", default=4, show_default=True, help="of the server; every second one is killed")
+async def main(report: Report, model: str, minutes: float, lives: int) -> None:
+    """Let agents use one server for some minutes and several lives."""
+    ended: Counter[str] = Counter()
+    wrong: list[str] = []
+    left: list[str] = []
+    memory: list[list[Sample]] = []
+    with tempfile.TemporaryDirectory() as directory:
+        for number in range(lives):
+            async with run_server("--model", model, *FLAGS, "--kv-disk-dir", directory) as server:
+                references = await learn(server.port)
+                before = server.open_descriptors(), server.threads()
+                soak = Soak(server.port, references)
+                memory.append(await live(server, soak, 60 * minutes / lives))
+                left += await left_over(server, before)
+                if number % 2:
+                    again = Soak(server.port, references)
+                    await kill_in_the_middle(server, again)
+                    wrong += again.wrong
+            ended += soak.ended
+            wrong += soak.wrong
+            click.echo(f"  life {number + 1}: {dict(soak.ended)}, {memory[-1][-1].kb // 1024} MiB", err=True)
+    told = ", ".join(f"{count:,} {how}" for how, count in sorted(ended.items()))
+    report.add(f"requests in {minutes:g} minutes and {lives} lives", told, "for scale", True)
+    report.add("answers that were wrong", str(len(wrong)), "0", not wrong)
+    report.add("left over when nobody asked: requests, cells, descriptors, threads", str(len(left)), "0", not left)
+    grown = 1000 * slope(memory)
+    report.add("growth of memory in 1,000 requests", f"{grown / 1024:.2f} MiB", "< 1 MiB", grown < MOST_KB)
+    for line, count in Counter([*wrong, *left]).most_common(20):
+        click.echo(f"  {count} × {line}", err=True)
+    report.series["memory"] = [[[sample.requests, sample.kb // 1024] for sample in life] for life in memory]
+
+
+if __name__ == "__main__":
+    main()

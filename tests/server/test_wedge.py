@@ -1,0 +1,103 @@
+"""A step that does not come back, in virtual time: who is told, and when the process leaves."""
+
+import math
+from functools import partial
+
+import trio
+from trio.testing import MockClock
+
+from ds4trio.config import Settings
+from ds4trio.engine.simulated import SimulatedEngine
+from ds4trio.server.host import EngineHost
+from ds4trio.server.monitor import Board
+from ds4trio.server.wedge import LOOKS, WEDGED_STATUS, watch_for_wedges
+
+TIMEOUT, GRACE = 40.0, 4.0
+LOOK = GRACE / LOOKS
+
+
+class StuckEngine(SimulatedEngine):
+    """Its step does not come back from ``stuck_at`` on."""
+
+    stuck_at = math.inf
+
+    @property
+    def step_seconds(self) -> float:  # type: ignore[override]  # the simulated one knows that it has none
+        return max(0.0, trio.current_time() - self.stuck_at)
+
+
+async def watched(engine: StuckEngine, nursery: trio.Nursery) -> tuple[EngineHost, list[float]]:
+    """A host whose engine is watched, and the times at which the process would have left."""
+    host = EngineHost(Settings(engine="simulated"), engine)
+    left: list[float] = []
+
+    def leave(status: int) -> None:
+        assert status == WEDGED_STATUS != 0
+        left.append(trio.current_time())
+        nursery.cancel_scope.cancel()
+        host.ended.set()  # no process goes on from here
+
+    nursery.start_soon(host.run)
+    nursery.start_soon(partial(watch_for_wedges, host, Board(kv=lambda: None), TIMEOUT, GRACE, leave=leave))
+    await host.settled.wait()
+    return host, left
+
+
+def state_of(host: EngineHost) -> str:
+    return host.state
+
+
+async def test_it_leaves_after_twice_the_time(autojump_clock: MockClock) -> None:
+    engine = StuckEngine(context_length=1024)
+    async with trio.open_nursery() as nursery:
+        host, left = await watched(engine, nursery)
+        engine.stuck_at = begun = trio.current_time()
+        await trio.sleep(TIMEOUT - LOOK)
+        assert state_of(host) == "ready"
+        await trio.sleep(2 * LOOK)
+        assert state_of(host) == "wedged"
+        await trio.sleep_forever()
+    assert begun + 2 * TIMEOUT <= left[0] <= begun + 2 * TIMEOUT + LOOK
+
+
+async def test_a_step_that_comes_back_is_forgiven(autojump_clock: MockClock) -> None:
+    engine = StuckEngine(context_length=1024)
+    async with trio.open_nursery() as nursery:
+        host, left = await watched(engine, nursery)
+        engine.stuck_at = trio.current_time()
+        await trio.sleep(TIMEOUT + LOOK)
+        assert state_of(host) == "wedged"
+        engine.stuck_at = math.inf
+        await trio.sleep(2 * LOOK)
+        assert state_of(host) == "ready"
+        await trio.sleep(3 * TIMEOUT)
+        assert state_of(host) == "ready"
+        assert not left
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_stops_waits_for_no_longer_than_twice_its_grace(autojump_clock: MockClock) -> None:
+    engine = StuckEngine(context_length=1024)
+    async with trio.open_nursery() as nursery:
+        host, left = await watched(engine, nursery)
+        engine.stuck_at = trio.current_time()
+        await trio.sleep(TIMEOUT / 2)
+        assert not left
+        host.drain()
+        await trio.sleep_forever()
+    assert left[0] <= engine.stuck_at + TIMEOUT / 2 + LOOK
+
+
+async def test_a_server_that_is_stopped_while_it_loads_is_not_held_up(autojump_clock: MockClock) -> None:
+    host = EngineHost(Settings(engine="simulated"), SimulatedEngine(context_length=1024))
+    with trio.move_on_after(1) as scope:
+        await watch_for_wedges(host, Board(kv=lambda: None), TIMEOUT, GRACE)
+    assert scope.cancelled_caught
+
+
+async def test_an_engine_without_a_thread_is_not_watched(autojump_clock: MockClock) -> None:
+    host = EngineHost(Settings(engine="simulated"), SimulatedEngine(context_length=1024))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host.run)
+        await watch_for_wedges(host, Board(kv=lambda: None), TIMEOUT, GRACE)
+        nursery.cancel_scope.cancel()
