@@ -4,7 +4,7 @@ import sys
 
 from ds4trio import create_app
 from ds4trio.config import ConfigError
-from ds4trio.server.monitor import configure_logging
+from ds4trio.server.monitor.log_output import configure_logging
 
 __all__ = ["app"]
 
@@ -15,4 +15,4 @@ except ConfigError as error:
     sys.exit(f"ds4trio: {error}")
 
 # Somebody who brings a logging configuration keeps it; otherwise the request log would go nowhere.
-configure_logging(app.settings.log_level)
+configure_logging(app.settings.log_level, app.settings.log_format)

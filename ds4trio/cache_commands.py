@@ -4,7 +4,7 @@ Only printing lives here; what there is to print comes from `ds4trio.cache.disk`
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,6 +12,7 @@ import click
 from ds4trio.cache.disk import Conversation, RealFiles, Survey, default_directory, survey
 from ds4trio.cache.disk import clear as clear_blocks
 from ds4trio.cache.disk import verify as verify_blocks
+from ds4trio.printing import plain, table
 
 __all__ = ["cache"]
 
@@ -48,7 +49,7 @@ def list_conversations(directory: Path) -> None:
     found = _survey(directory, now)
     if found.conversations:
         header = ("ID", "MODEL", "TOKENS", "BLOCKS", "WRITTEN", "USED", "HITS", "SIZE", "BEGINS WITH")
-        click.echo(_table(header, [_row(conversation, now) for conversation in found.conversations]))
+        click.echo(table(header, [_row(conversation, now) for conversation in found.conversations]))
     unusable = f", and {found.unusable} files that cannot be used" if found.unusable else ""
     click.echo(f"{found.blocks} blocks, {_size(found.size)} in {directory}{unusable}")
 
@@ -65,8 +66,8 @@ def show(id: str, directory: Path) -> None:
         problem = "begins the ID of more than one conversation" if fitting else "is the ID of no conversation"
         raise click.ClickException(f"{id} {problem}; `ds4trio cache ls` lists them")
     (conversation,) = fitting
-    click.echo(f"model        {_plain(conversation.model)}")
-    click.echo(f"begins with  {_plain(conversation.words)}")
+    click.echo(f"model        {plain(conversation.model)}")
+    click.echo(f"begins with  {plain(conversation.words)}")
     click.echo(f"written      {_age(now - conversation.created)} ago, used {_age(now - conversation.used)} ago")
     click.echo(f"hits         {conversation.hits:.1f}")
     if not conversation.complete:
@@ -75,7 +76,7 @@ def show(id: str, directory: Path) -> None:
         (block.id.hex(), str(block.start), str(block.end), _size(block.size), "whole state" if block.whole else "")
         for block in conversation.blocks
     ]
-    click.echo(_table(("BLOCK", "FROM", "TO", "SIZE", ""), rows))
+    click.echo(table(("BLOCK", "FROM", "TO", "SIZE", ""), rows))
 
 
 @cache.command()
@@ -124,10 +125,10 @@ def _survey(directory: Path, now: float) -> Survey:
 
 
 def _row(conversation: Conversation, now: float) -> tuple[str, ...]:
-    words = _plain(conversation.words)
+    words = plain(conversation.words)
     return (
         conversation.id[:SHOWN_ID],
-        _plain(conversation.model),
+        plain(conversation.model),
         f"{conversation.tokens:,}",
         str(len(conversation.blocks)),
         _age(now - conversation.created),
@@ -138,19 +139,6 @@ def _row(conversation: Conversation, now: float) -> tuple[str, ...]:
         if conversation.complete
         else "(its first blocks are gone)",
     )
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, *rows]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
-    )
-
-
-def _plain(text: str) -> str:
-    """A prompt's words on one line; what could steer a terminal is left out."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def _age(seconds: float) -> str:

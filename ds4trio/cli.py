@@ -1,9 +1,13 @@
 """The command line. Flags are made from `Settings`, so there is one list of settings."""
 
+import logging
+import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, get_args, get_origin, get_type_hints
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import click
 import msgspec
@@ -12,6 +16,10 @@ import trio
 from ds4trio import __version__
 from ds4trio.cache_commands import cache
 from ds4trio.config import ConfigError, Settings, describe_settings, field_names, load_settings
+from ds4trio.trace_commands import trace
+
+if TYPE_CHECKING:
+    from ds4trio.server.monitor.terminal import Terminal
 
 __all__ = ["main"]
 
@@ -23,6 +31,7 @@ def main() -> None:
 
 
 main.add_command(cache)
+main.add_command(trace)
 
 
 def _shown(default: object) -> str:
@@ -64,20 +73,55 @@ def serve(config: str | None, supervise: bool, **flags: object) -> None:
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     try:
         settings = load_settings(given, config_file=config)
-        from ds4trio.server import serve as server  # noqa: PLC0415 - --help stays fast
-        from ds4trio.server import supervise as supervisor  # noqa: PLC0415 - --help stays fast
-        from ds4trio.server.monitor import configure_logging  # noqa: PLC0415 - --help stays fast
-
-        configure_logging(settings.log_level)
         if supervise:
-            with server.listen(settings) as listener:
-                again = [argument for argument in sys.argv[1:] if argument != "--supervise"]
-                sys.exit(trio.run(supervisor.supervise, listener, again))
-        reload = partial(load_settings, given, config_file=config)
-        status = trio.run(lambda: server.serve(settings, on_ready=_say_ready, reload=reload))
+            status = _supervise(settings)
+        else:
+            status = _serve(settings, partial(load_settings, given, config_file=config))
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     sys.exit(status)
+
+
+def _supervise(settings: Settings) -> int:
+    from ds4trio.server.monitor.log_output import logging_to  # noqa: PLC0415 - --help stays fast
+    from ds4trio.server.serve import listen  # noqa: PLC0415 - --help stays fast
+    from ds4trio.server.supervise import supervise  # noqa: PLC0415 - --help stays fast
+
+    again = [argument for argument in sys.argv[1:] if argument != "--supervise"]
+    with logging_to(None, level=settings.log_level, format=settings.log_format), listen(settings) as listener:
+        return trio.run(supervise, listener, again)
+
+
+def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
+    from ds4trio.server.monitor.log_output import logging_to  # noqa: PLC0415 - --help stays fast
+    from ds4trio.server.serve import serve as run  # noqa: PLC0415 - --help stays fast
+
+    terminal = None if settings.log_format in ("plain", "json") else _terminal()
+    say: Callable[[str], None] = partial(click.echo, err=True) if terminal is None else terminal.say
+    with ExitStack() as stack:
+        if terminal is not None:
+            stack.enter_context(terminal)
+        handler = None if terminal is None else terminal.handler
+        stack.enter_context(logging_to(handler, level=settings.log_level, format=settings.log_format))
+        if settings.log_format == "rich" and terminal is None:
+            logging.getLogger("ds4trio").warning(
+                "log_format = 'rich' needs a terminal and the package rich (pip install rich): the log is plain lines"
+            )
+
+        def tell(url: str, name: str) -> None:
+            if settings.log_format != "json":  # there it is a line of the log
+                say(_ready_text(url, name))
+
+        return trio.run(lambda: run(settings, on_ready=tell, reload=reload, terminal=terminal))
+
+
+def _terminal() -> "Terminal | None":
+    """What shows live bars, where there is a terminal that can."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown") or find_spec("rich") is None:
+        return None
+    from ds4trio.server.monitor.terminal import Terminal  # noqa: PLC0415 - rich may be missing
+
+    return Terminal()
 
 
 @main.command()
@@ -100,11 +144,10 @@ def heartbeats() -> None:
         click.echo(f"| {row.client} | `{row.user_agent}` | {gets} | {row.evidence} |")
 
 
-def _say_ready(url: str, name: str) -> None:
-    click.echo(
+def _ready_text(url: str, name: str) -> str:
+    return (
         f"\nds4trio {__version__} serves {name} on {url}, try:\n\n"
         f"  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n"
         """    -d '{"stream": true, "max_tokens": 60, """
-        """"messages": [{"role": "user", "content": "Name three fruits."}]}'\n""",
-        err=True,
+        """"messages": [{"role": "user", "content": "Name three fruits."}]}'\n"""
     )

@@ -21,6 +21,7 @@ from msgspec import Meta
 __all__ = [
     "ConfigError",
     "Settings",
+    "changed_settings",
     "demo_model",
     "describe_settings",
     "field_names",
@@ -216,9 +217,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         60.0
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="least level logged")] = "info"
+    log_format: Annotated[
+        Literal["auto", "plain", "json", "rich"],
+        Meta(
+            description="form of the log: lines, one JSON object a line, or live bars in a terminal; "
+            "auto: bars where standard error is a terminal"
+        ),
+    ] = "auto"
     log_prompts: Annotated[
         bool, Meta(description="quote a few words of the prompts in the log line of a cache miss; they are private")
     ] = False
+    trace: Annotated[
+        str,
+        Meta(
+            description="file to which all there is to know of each request is appended, for bug reports, prompts and "
+            "answers included"
+        ),
+    ] = ""
 
 
 def field_names() -> tuple[str, ...]:
@@ -230,6 +245,12 @@ def describe_settings() -> list[tuple[str, str, object]]:
     """Name, meaning and default of every setting, in the order in which they are documented."""
     defaults = Settings()
     return [(name, _description(name), getattr(defaults, name)) for name in field_names()]
+
+
+def changed_settings(settings: Settings) -> dict[str, object]:
+    """The settings that are not as they are by default, without the keys."""
+    values = ((name, getattr(settings, name)) for name in field_names() if name != "api_key")
+    return {name: value for name, value in values if value != getattr(Settings(), name)}
 
 
 def load_settings(

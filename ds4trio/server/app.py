@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from pathlib import Path
 
 import trio
 from quart import Response, g, request
@@ -9,7 +10,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from ds4trio.api.errors import ApiError
-from ds4trio.config import Settings, load_settings
+from ds4trio.config import Settings, changed_settings, load_settings
 from ds4trio.engine import Engine
 from ds4trio.server.connection import LifelineConnection
 from ds4trio.server.errors import api_error, error_response, log_breakdown
@@ -17,6 +18,7 @@ from ds4trio.server.guard import Guard
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor import Board
 from ds4trio.server.monitor.routes import add_monitor_routes
+from ds4trio.server.monitor.trace import TraceFile
 from ds4trio.server.ops import add_ops_routes
 from ds4trio.server.retries import RetryMemory
 from ds4trio.server.routes import add_routes, protocol_error_document
@@ -46,6 +48,7 @@ class App(QuartTrio):
         self.guard = Guard(settings)
         self.board = Board(kv=lambda: host.kv)
         self.retries = RetryMemory(window=settings.retry_window)
+        self.trace = TraceFile(Path(settings.trace)) if settings.trace else None
         self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
         self.config["BODY_TIMEOUT"] = settings.body_timeout
         # The engine's task ends when it is told to, not after a grace that would pass in any case.
@@ -71,6 +74,8 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
                 watch_for_wedges, app.host, app.board, settings.wedge_timeout, settings.shutdown_grace
             )
         app.nursery.start_soon(app.retries.run)
+        if app.trace is not None:
+            app.nursery.start_soon(app.trace.run, changed_settings(settings))
 
     @app.before_request
     async def name_request() -> None:
@@ -121,11 +126,16 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     def error_answer(error: Exception) -> Response:
         told = api_error(error)
         app.board.refused(request.method, request.path, told)
+        if app.trace is not None:
+            refusal = {"status": told.status, "code": told.code, "message": told.message}
+            app.trace.put(
+                "refused", {"request": g.request_id, "method": request.method, "path": request.path, **refusal}
+            )
         if told.code == "internal_error":
             log_breakdown(error)
         return error_response(told, protocol_error_document(request.path, told, request_id=g.request_id))
 
-    add_routes(app, app.host, settings, board=app.board, guard=app.guard, retries=app.retries)
+    add_routes(app, app.host, settings, board=app.board, guard=app.guard, retries=app.retries, trace=app.trace)
     add_tokenizer_routes(app, app.host)
     add_ops_routes(app, app.host, settings, app.board, app.guard)
     add_monitor_routes(app, app.host, settings, app.board, app.guard)

@@ -165,12 +165,15 @@ class EngineHost:
         )
         async with open_llama_engine(options, on_load=self._loaded) as engine:
             log.info(
-                "%s (%s) loaded in %.1f s, ctx=%d, threads=%d",
-                path.name,
-                engine.info.description,
-                time.monotonic() - started,
-                engine.info.context_length,
-                options.threads,
+                "%(model)s (%(description)s) loaded in %(seconds).1f s, ctx=%(ctx)d, threads=%(threads)d",
+                {
+                    "event": "model",
+                    "model": path.name,
+                    "description": engine.info.description,
+                    "seconds": time.monotonic() - started,
+                    "ctx": engine.info.context_length,
+                    "threads": options.threads,
+                },
             )
             self._warn_of_context(engine.info)
             # A stranger's program, and it is tried out: not on the event loop.

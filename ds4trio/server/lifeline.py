@@ -181,12 +181,18 @@ class Lifeline(ResponseBody):
     def farewell(self, error: ApiError) -> bytes:
         """The last bytes of an answer that the server has to cut off after its headers. Not a checkpoint."""
         rest = b"".join(self._outbox)
-        return rest if self._ended.is_set() else rest + self._last_word(error)
+        if self._ended.is_set():
+            return rest
+        last_word = self._last_word(error)
+        self._record.parted(last_word)
+        return rest + last_word
 
     def refuse(self, error: ApiError) -> bytes:
         """The whole of an answer that the server has to cut off before its headers. Not a checkpoint."""
         self._last_word(error)
-        return self._answer.refusal(error)
+        refusal = self._answer.refusal(error)
+        self._record.parted(refusal)
+        return refusal
 
     def vanish(self, cause: str) -> None:
         """The client is gone and may come back; whoever says so leaves the body. Not a checkpoint."""
@@ -280,8 +286,9 @@ class Lifeline(ResponseBody):
                 if self._ended.is_set():  # events that were there before the answer was stopped
                     return
                 if isinstance(event, TextDelta):
-                    self._record.sampled()
+                    self._record.sampled(index, event)
                     if (delta := choice.read(event)) is not None:
+                        self._record.read(index, delta)
                         self._write(self._answer.delta(index, delta))
                     if not choice.complete:
                         continue
@@ -299,9 +306,10 @@ class Lifeline(ResponseBody):
     def _finish(self, index: int, choice: Choice, event: Finished, *, shared: bool) -> None:
         delta, ending = choice.finish(event)
         if delta is not None:
+            self._record.read(index, delta)
             self._write(self._answer.delta(index, delta))
         self._tally.add(ending.usage, shared=shared)
-        self._record.finished(event)
+        self._record.finished(index, event)
         self._write(self._answer.end(index, ending))
 
     def _heard(self, progress: Progress) -> None:
@@ -357,8 +365,7 @@ class Lifeline(ResponseBody):
             return
         self._failed = True
         if not self._stopped:
-            # What is wrong with a request may quote it.
-            self._record.failed(f"{error.code}" if not error.servers_fault else error.message)
+            self._record.failed(error)
         # Called in any case, since a protocol may keep more of an answer than its bytes.
         last_word = self._answer.error(error)
         if self._committed:
@@ -377,7 +384,7 @@ class Lifeline(ResponseBody):
 
     def _write(self, data: bytes, *, beat: str = "") -> None:
         if data:
-            self._record.wrote(beat=beat)
+            self._record.wrote(data, beat=beat)
             self._written_at = trio.current_time()
             self._outbox.append(data)
             self._wake.set()

@@ -169,9 +169,9 @@ class Attempt:
     ``ended`` is set when nothing works for it any more and what is kept of it can be had.
     """
 
-    def __init__(self, memory: "RetryMemory", engine: Engine, key: bytes | None, name: str) -> None:
+    def __init__(self, memory: "RetryMemory", engine: Engine, key: bytes | None, kind: str, id: str) -> None:
         self.key = key
-        self.name = name
+        self.names = {"protocol": kind, "request": id}
         self.ended = trio.Event()
         self._memory = memory
         self._engine = engine
@@ -301,9 +301,9 @@ class RetryMemory:
         """Requests that may be taken over. Not a checkpoint."""
         return len(self._kept)
 
-    def attempt(self, engine: Engine, key: bytes, *, name: str) -> Attempt:
-        """What computes a request with ``engine``; ``key`` is its `retry_key`, ``name`` is for the log."""
-        return Attempt(self, engine, key if self._window else None, name)
+    def attempt(self, engine: Engine, key: bytes, *, kind: str, id: str) -> Attempt:
+        """What computes a request with ``engine``; ``key`` is its `retry_key`, ``kind`` and ``id`` are for the log."""
+        return Attempt(self, engine, key if self._window else None, kind, id)
 
     async def _take(self, attempt: Attempt) -> dict[int, _Record]:
         if attempt.key is None:
@@ -312,7 +312,10 @@ class RetryMemory:
             await twin.ended.wait()
         if (kept := self._kept.pop(attempt.key, None)) is None:
             return {}
-        log.info("%s takes over an earlier try (output %d)", attempt.name, kept.output_tokens)
+        log.info(
+            "%(protocol)s %(request)s takes over an earlier try (output %(output_tokens)d)",
+            {"event": "resumed", **attempt.names, "output_tokens": kept.output_tokens},
+        )
         return kept.records
 
     def _end(self, attempt: Attempt, records: dict[int, _Record]) -> None:
@@ -328,7 +331,10 @@ class RetryMemory:
         if other is not None:
             other.close()
         self._kept[attempt.key] = kept
-        log.info("%s is kept for a retry for %g s (output %d)", attempt.name, self._window, kept.output_tokens)
+        log.info(
+            "%(protocol)s %(request)s is kept for a retry for %(seconds)g s (output %(output_tokens)d)",
+            {"event": "kept", **attempt.names, "seconds": self._window, "output_tokens": kept.output_tokens},
+        )
         self._forget(lambda _: not self._open or len(self._kept) > MOST_KEPT or self._kept_bytes > MOST_KEPT_BYTES)
         self._news.set()
 

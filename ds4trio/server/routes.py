@@ -7,7 +7,7 @@ protocol is one line in `add_routes`.
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from quart import Response, g, request
@@ -27,7 +27,8 @@ from ds4trio.server.guard import Guard
 from ds4trio.server.heartbeat import heartbeat_for, patience
 from ds4trio.server.host import EngineHost
 from ds4trio.server.lifeline import Lifeline, LifelineTimes
-from ds4trio.server.monitor import Board, Record, RequestLog
+from ds4trio.server.monitor import Board, Record, RequestLog, Watcher
+from ds4trio.server.monitor.trace import RequestTrace, TraceFile
 from ds4trio.server.prompts import Prepared, count_tokens, prepare
 from ds4trio.server.retries import RetryMemory, retry_key
 from ds4trio.server.stored import add_stored_routes
@@ -58,6 +59,7 @@ def add_routes(
     board: Board,
     guard: Guard,
     retries: RetryMemory,
+    trace: TraceFile | None,
 ) -> None:
     """Register the endpoints."""
     # What one key has stored, another one knows nothing of.
@@ -82,7 +84,7 @@ def add_routes(
         priority = stated_priority(", ".join(request.headers.getlist("priority")))
         credentials = [request.headers.get(name, "") for name in CREDENTIALS]
 
-        def build(tokenizer: Tokenizer) -> tuple[Task, Prepared, bytes]:
+        def build(tokenizer: Tokenizer) -> tuple[Task, Prepared, bytes, Sequence[str]]:
             task = protocol.parse(body)
             if task.priority is None:
                 task = replace(task, priority=priority)
@@ -91,9 +93,14 @@ def add_routes(
             host.check_model(task.model)
             prepared = prepare(task, host.chat(), engine.info, tokenizer)
             prompts = [choice.request.prompt for choice in prepared.choices[:: task.n]]
-            return task, prepared, retry_key(task, prompts, credentials)
+            texts = (
+                []
+                if trace is None
+                else [b"".join(tokenizer.pieces(prompt)).decode(errors="replace") for prompt in prompts]
+            )
+            return task, prepared, retry_key(task, prompts, credentials), texts
 
-        task, prepared, key = await engine.prepare(build)
+        task, prepared, key, texts = await engine.prepare(build)
         g.warnings += task.warnings
         if len(prepared.choices) > (most := settings.parallel + settings.max_queue):
             raise InvalidRequestError(
@@ -109,8 +116,27 @@ def add_routes(
             prompts=prepared.prompts,
         )
         answer = task.answer(frame)
+        client = g.headers.get("user-agent", "")[:MOST_SHOWN]
+        watchers: list[Watcher] = [RequestLog(task.kind, g.request_id, quotes=settings.log_prompts)]
+        if trace is not None:
+            watchers.append(
+                RequestTrace(
+                    trace,
+                    g.request_id,
+                    about={
+                        "protocol": task.kind,
+                        "model": frame.model,
+                        "description": engine.info.description,
+                        "client": client,
+                        "stream": answer.streams,
+                        "choices": len(prepared.choices),
+                    },
+                    prompts=[choice.request for choice in prepared.choices[:: task.n]],
+                    texts=texts,
+                )
+            )
         return Lifeline(
-            attempt=retries.attempt(engine, key, name=f"{task.kind} {g.request_id}"),
+            attempt=retries.attempt(engine, key, kind=task.kind, id=g.request_id),
             choices=prepared.choices,
             answer=answer,
             times=LifelineTimes(
@@ -123,12 +149,12 @@ def add_routes(
                 id=g.request_id,
                 kind=task.kind,
                 model=(task.model or host.names[0])[:MOST_SHOWN],
-                client=g.headers.get("user-agent", "")[:MOST_SHOWN],
+                client=client,
                 streams=answer.streams,
                 key=g.key,
                 arrived=g.arrived,
-                log=RequestLog(task.kind, g.request_id, quotes=settings.log_prompts),
                 metrics=board.metrics,
+                watchers=watchers,
             ),
             board=board,
         )

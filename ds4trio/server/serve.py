@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypercorn.trio
 import hypercorn.trio.run
@@ -27,6 +27,10 @@ from ds4trio.config import ConfigError, Settings
 from ds4trio.server.app import App, build_app
 from ds4trio.server.errors import first_leaf
 from ds4trio.server.guard import is_loopback, read_keys
+from ds4trio.server.monitor.log_output import set_log_level
+
+if TYPE_CHECKING:
+    from ds4trio.server.monitor.terminal import Terminal
 
 __all__ = ["hypercorn_config", "listen", "run_hypercorn", "serve"]
 
@@ -110,13 +114,14 @@ async def serve(
     *,
     on_ready: Callable[[str, str], None] = lambda _url, _name: None,
     reload: Callable[[], Settings] | None = None,
+    terminal: "Terminal | None" = None,
 ) -> int:
     """Run a server until SIGTERM or SIGINT; returns the exit status.
 
     A checkpoint. ``on_ready`` gets the URL and the model's name when the model is loaded. A second signal ends
     everything at once. An engine that fails ends the server with status 1, for its supervisor. On SIGHUP ``reload`` is
     called in a thread, and keys, limits and the log level of what it returns hold from then on; nobody loses anything.
-    Raises `ConfigError` before anything is opened.
+    The ``terminal`` shows what lives. Raises `ConfigError` before anything is opened.
     """
     app = build_app(settings)
     _check_certificate(settings)
@@ -135,14 +140,20 @@ async def serve(
         async def report() -> None:
             await app.host.settled.wait()
             if app.host.state == "ready":
+                log.info("serving %(model)s on %(url)s", {"event": "ready", "url": url, "model": app.host.names[0]})
                 on_ready(url, app.host.names[0])
             await app.host.failed.wait()
             stop.set()
 
         async with trio.open_nursery() as nursery:
             await nursery.start(_watch_signals, app, stop, nursery.cancel_scope, settings.shutdown_grace)
-            log.info("listening on %s, loading %s", url, app.host.names[0])
+            log.info(
+                "listening on %(url)s, loading %(model)s",
+                {"event": "listening", "url": url, "model": app.host.names[0]},
+            )
             nursery.start_soon(report)
+            if terminal is not None:
+                nursery.start_soon(terminal.watch, app.board, app.host)
             if reload is not None:
                 await nursery.start(_watch_hangups, app, reload)
             await run_hypercorn(app, hypercorn_config(listener, settings), stop=stop)
@@ -182,7 +193,10 @@ async def _watch_signals(
             if stop.is_set():
                 everything.cancel()
                 continue
-            log.info("%s: stopping within %g s", signal.Signals(number).name, grace)
+            log.info(
+                "%(signal)s: stopping within %(seconds)g s",
+                {"event": "stopping", "signal": signal.Signals(number).name, "seconds": grace},
+            )
             app.drain()
             stop.set()
 
@@ -205,7 +219,7 @@ async def _watch_hangups(
                 log.error("SIGHUP: nothing changes: %s", error)
                 continue
             app.guard.reload(settings, keys)
-            logging.getLogger().setLevel(settings.log_level.upper())
+            set_log_level(settings.log_level)
             log.info("SIGHUP: %d API keys; limits and the log level were read again", len(keys))
 
 

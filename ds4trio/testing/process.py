@@ -59,6 +59,12 @@ class ServerProcess:
             self._news = trio.Event()
             await self._news.wait()
 
+    async def closed(self) -> None:
+        """Wait for the end of the log: that of the server. A checkpoint."""
+        while not self._closed:
+            self._news = trio.Event()
+            await self._news.wait()
+
     def open_descriptors(self) -> int:
         """How many file descriptors the server has open (Linux)."""
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208 - only counted

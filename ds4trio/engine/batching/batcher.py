@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Generic, TypeVar
 
 from ds4trio.cache import Checkpoint, KvUse, Match, Placement, Slot, SlotTable, common_prefix
-from ds4trio.engine.base import Divergence, EngineError, FinishReason
+from ds4trio.engine.base import Divergence, EngineError, FinishReason, GrammarError
 from ds4trio.engine.batching.divergence import BEFORE, FROM, divergence
 from ds4trio.engine.batching.keeper import Disk, Keeper
 from ds4trio.engine.batching.memory import Memory, Outcome
@@ -599,7 +599,9 @@ class Batcher(Generic[Row]):
 def _failure(error: Exception) -> EngineError:
     """What a request hears of an exception. Only an `EngineError` may say more: others may quote a prompt."""
     if isinstance(error, EngineError):
-        log.info("a request failed: %s", error, exc_info=error.__cause__)
+        # A grammar's fault may quote the request, and so may what caused an error.
+        said = type(error).__name__ if isinstance(error, GrammarError) else str(error)
+        log.info("a request failed: %s%s", said, f"\n{breakdown(error.__cause__)}" if error.__cause__ else "")
         return error
     log.error("an answer could not be continued: %s", breakdown(error))
     return EngineError(f"the answer could not be continued ({type(error).__name__}); this is a defect of the server")

@@ -69,8 +69,7 @@ class Grammar:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            # The message may quote the answer: that is for the log of whoever debugs, not for everyone's.
-            log.debug("a grammar failed: %s", self._matcher.get_error())
+            # Not the matcher's own message, which quotes the answer.
             raise GrammarError(f"the answer cannot go on within its grammar ({self._matcher.stop_reason()})")
 
 

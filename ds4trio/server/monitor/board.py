@@ -92,6 +92,11 @@ class Board:
     def _note_error(self, what: str, message: str) -> None:
         self._errors.append({"at": round(time.time(), 3), "what": what, "message": message})
 
+    @property
+    def records(self) -> list[Record]:
+        """Of those that live, oldest first."""
+        return list(self._records.values())
+
     def running_of(self, key: str) -> int:
         """How many requests of an API key live. Not a checkpoint."""
         return sum(record.key == key for record in self._records.values())

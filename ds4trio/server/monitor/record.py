@@ -2,15 +2,17 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import trio
 
-from ds4trio.engine import Finished, Phase, Progress
+from ds4trio.api.answer import Delta
+from ds4trio.api.errors import ApiError
+from ds4trio.engine import Finished, Phase, Progress, TextDelta
 from ds4trio.server.monitor.metrics import Metrics
-from ds4trio.server.monitor.request_log import RequestLog
+from ds4trio.server.monitor.watcher import Watcher
 
 __all__ = ["Outcome", "Record", "Stage", "tokens_of"]
 
@@ -31,7 +33,7 @@ STAGES: dict[Phase, Stage] = {
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class Record:
-    """The facts of one request. Its lifeline says what happens; ``log`` and ``metrics`` hear of it.
+    """The facts of one request. Its lifeline says what happens; ``metrics`` and the ``watchers`` hear of it.
 
     ``kind`` is the protocol's short name, ``client`` what the client calls itself, ``arrived`` is Trio's clock. All
     other times are seconds since then. ``changed`` is called whenever there is something new to see.
@@ -47,8 +49,8 @@ class Record:
     arrived: float
     arrived_epoch: float = field(init=False)
     """Seconds since 1970."""
-    log: RequestLog
     metrics: Metrics
+    watchers: Sequence[Watcher] = ()
     changed: Callable[[], None] = lambda: None
     where: Callable[[], Progress] = Progress
     """Where the request is right now."""
@@ -89,6 +91,14 @@ class Record:
         """Where it is, or where it was when it ended."""
         return self._last if self.ended is not None else self.where()
 
+    @property
+    def decode_rate(self) -> float:
+        """Tokens per second since the first one, on average, 0 while unknown. Not a checkpoint."""
+        if self.first_token is None:
+            return 0.0
+        seconds = (self.now if self.ended is None else self.ended) - self.first_token
+        return max(0, self.progress.output_tokens - 1) / seconds if seconds > 0 else 0.0
+
     def progressed(self, progress: Progress) -> None:
         """It has left the queue, KV has come from the disk, a chunk of prefill is done, or the first token is there."""
         now, stage = self.now, STAGES[progress.phase]
@@ -99,10 +109,11 @@ class Record:
         if stage == "decode" and self.first_token is None:
             self.first_token = now
             self.metrics.first_token(now)
-        self.log.progress(progress)
+        for watcher in self.watchers:
+            watcher.progressed(progress)
         self.changed()
 
-    def wrote(self, *, beat: str = "") -> None:
+    def wrote(self, data: bytes, *, beat: str = "") -> None:
         """Bytes are on their way to the client; ``beat`` says in which form, if they are a heartbeat."""
         now = self.now
         if self.first_byte is None:
@@ -120,19 +131,33 @@ class Record:
         elif self.stage == "withheld":
             self._enter("decode", now)
         self._written = now
+        for watcher in self.watchers:
+            watcher.wrote(data, beat=beat)
+
+    def parted(self, data: bytes) -> None:
+        """The last word to a client that the server had to cut off; the computation has ended before."""
+        for watcher in self.watchers:
+            watcher.wrote(data, beat="")
 
     def _enter(self, stage: Stage, at: float) -> None:
         if len(self.stages) >= MOST_STAGES:
             del self.stages[-2:]  # a stream that stutters: what came first says more than the latest
         self.stages.append((stage, at))
 
-    def sampled(self) -> None:
+    def sampled(self, choice: int, event: TextDelta) -> None:
         """The engine has more of the text, whether the client gets to see it or not."""
         now = trio.current_time()
         if self._token_at is not None:
             self.metrics.gap(now - self._token_at)
         self._token_at = now
+        for watcher in self.watchers:
+            watcher.sampled(choice, event)
         self.changed()
+
+    def read(self, choice: int, delta: Delta) -> None:
+        """So much of the text has been understood."""
+        for watcher in self.watchers:
+            watcher.read(choice, delta)
 
     def computed(self, progress: Progress, output: int) -> None:
         """One of its generations is over, which has computed so many tokens of ``output``."""
@@ -140,30 +165,37 @@ class Record:
         self.tokens.update(tokens)
         self.metrics.computed(tokens)
 
-    def finished(self, event: Finished) -> None:
+    def finished(self, choice: int, event: Finished) -> None:
         """One of its choices is complete."""
         self.outcome = event.reason
-        self.log.finished(event)
+        for watcher in self.watchers:
+            watcher.finished(choice, event)
 
     def cancelled(self, cause: str, seconds: float) -> None:
         """The computation was stopped; ``seconds`` later nothing worked for it any more."""
         progress = self.where()
         self.outcome, self.cause = "cancelled", cause
         self.metrics.cancelled(cause, seconds, self.tokens["computed"] + self.tokens["output"])
-        self.log.cancelled(cause, progress, seconds)
+        for watcher in self.watchers:
+            watcher.cancelled(cause, progress, seconds)
 
-    def failed(self, message: str) -> None:
+    def failed(self, error: ApiError) -> None:
         """It ended with an error."""
-        self.outcome, self.cause = "failed", message
-        self.log.failed(message)
+        # What is wrong with a request may quote it.
+        self.outcome, self.cause = "failed", error.message if error.servers_fault else f"{error.code}"
+        for watcher in self.watchers:
+            watcher.failed(self.cause, error)
 
     def close(self) -> None:
         """Nothing more will come."""
         self._last, self.ended = self.where(), self.now
         self.where = Progress  # what computed it may go
         if self.streams and self.first_byte is not None:
-            self.metrics.silence(max(self.longest_silence, self.now - self._written))
+            self.longest_silence = max(self.longest_silence, self.ended - self._written)
+            self.metrics.silence(self.longest_silence)
         self.metrics.ended(self.kind, self.outcome or "cancelled")
+        for watcher in self.watchers:
+            watcher.ended(self)
         self.changed()
 
 

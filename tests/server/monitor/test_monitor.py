@@ -310,18 +310,18 @@ async def test_what_is_decoded_and_not_told_is_withheld(autojump_clock: MockCloc
     now = {"phase": Phase.DECODE}
     record = Record(
         id="req_1", kind="chat", model="m", client="", streams=True, arrived=trio.current_time(),
-        log=RequestLog("chat", "req_1"), metrics=Metrics(),
+        metrics=Metrics(), watchers=[RequestLog("chat", "req_1")],
     )  # fmt: skip
-    record.wrote()
+    record.wrote(b"x")
     await trio.sleep(1)
     record.progressed(Progress(**now))  # type: ignore[arg-type]
-    record.wrote()
+    record.wrote(b"x")
     await trio.sleep(5)
-    record.wrote(beat="both")
+    record.wrote(b"x", beat="both")
     await trio.sleep(5)
-    record.wrote(beat="both")
+    record.wrote(b"x", beat="both")
     await trio.sleep(1)
-    record.wrote()
+    record.wrote(b"x")
     record.close()
     assert record.stages == [("queued", 0.0), ("decode", 1.0), ("withheld", 1.0), ("decode", 12.0)]
     assert record.beats == [6.0, 11.0]

@@ -1,0 +1,139 @@
+"""Live bars on a pseudo-terminal: a real server, a terminal in memory, and what somebody would see."""
+
+import re
+import signal
+
+import pytest
+import trio
+
+from ds4trio.testing import chat_body, open_client
+from tests.terminal_session import Session, open_session
+
+SIMULATED = ("--engine", "simulated", "--prefill-tps", "400", "--decode-tps", "20", "--heartbeat-interval", "0.5")
+LONG = "x" * 8000  # 2,000 tokens: five seconds
+SUMMARY = re.compile(r"chat req_[0-9a-f]{24} (stop|length|cancelled|failed)")
+
+
+def bars(session: Session) -> list[str]:
+    """Lines of the live area."""
+    return [line for line in session.screen.display if re.match(r"chat [0-9a-f]{8} ", line)]
+
+
+async def test_a_request_has_a_bar_while_it_lives_and_a_line_when_it_has_ended() -> None:
+    with trio.fail_after(40):
+        async with open_session(*SIMULATED) as session:
+            async with open_client(session.port, chat_body(LONG, max_tokens=40)) as client:
+                await session.wait_for(
+                    r"chat [0-9a-f]{8} .*━.* prefill \d+/20\d\d \(\d+\.\d%\) \d+ t/s eta \d+s .*♥ \d"
+                )
+                await client.read_until(b'"content":"Simulated')
+                await session.wait_for(r"chat [0-9a-f]{8} .*━ decode \d+ tokens \d+\.\d t/s")
+                await client.read_all()
+            match = await session.wait_for(
+                r"chat req_[0-9a-f]{24} length: computed=20\d\d cached=0 output=40 ttft=\d\.\d+s "
+                r"silence=0\.\d+s (\d+\.\d) t/s total=\d+\.\d+s"
+            )
+            assert 5 < float(match[1]) < 21, "it decodes 20 tokens a second, on a machine that has the time"
+            while bars(session):  # noqa: ASYNC110 - another process draws
+                await trio.sleep(0.05)
+            assert "prefill chunk" not in session.text, "the bar says that"
+            assert session.text.count(match[0]) == 1
+
+
+async def test_no_more_bars_than_are_of_use() -> None:
+    with trio.fail_after(40):
+        async with (
+            open_session(*SIMULATED, "--parallel", "1", "--max-queue", "50") as session,
+            trio.open_nursery() as crowd,
+        ):
+
+            async def wait(number: int) -> None:
+                async with open_client(session.port, chat_body(f"{number} {LONG}")) as client:
+                    await client.read_all()
+
+            for number in range(20):
+                crowd.start_soon(wait, number)
+            await session.wait_for(r"… and 8 more: 1 run, 19 wait")
+            assert len(bars(session)) == 12
+            assert sum("queued" in bar for bar in bars(session)) == 11
+            crowd.cancel_scope.cancel()
+
+
+async def test_lines_are_neither_lost_nor_torn() -> None:
+    with trio.fail_after(40):
+        async with open_session(*SIMULATED, "--parallel", "64", "--batch", "128") as session:
+            async with open_client(session.port, chat_body("x" * 80_000)) as slow, trio.open_nursery() as nursery:
+                await slow.read_until(b"prefill")
+
+                async def ask(number: int) -> None:
+                    async with open_client(session.port, chat_body(f"{number} short", max_tokens=2)) as client:
+                        await client.read_all()
+                    ended.append(client.headers["x-request-id"])
+
+                ended: list[str] = []
+                for number in range(60):
+                    nursery.start_soon(ask, number)
+                while len(ended) < 60:  # noqa: ASYNC110 - sixty clients
+                    await trio.sleep(0.05)
+                await session.wait_for(r"━ prefill \d+/200")
+                slow.reset()
+            await session.wait_for("cancelled")
+            session.process.send_signal(signal.SIGTERM)
+            await session.process.wait()
+        lines = session.lines
+    for id in ended:
+        (line,) = [line for line in lines if id in line]
+        assert re.fullmatch(rf"\d\d:\d\d:\d\d chat {id} length: computed=.* total=\d+\.\d\ds", line), line
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+async def test_however_it_ends_the_terminal_is_clean(number: signal.Signals) -> None:
+    with trio.fail_after(40):
+        async with (
+            open_session(*SIMULATED, "--shutdown-grace", "0.5") as session,
+            open_client(session.port, chat_body(LONG)),
+        ):
+            await session.wait_for(r"prefill \d+/20")
+            session.process.send_signal(number)
+            await session.process.wait()
+        assert not session.screen.cursor.hidden
+        if number is not signal.SIGKILL:
+            assert session.process.returncode == 0
+            assert not bars(session)
+            assert "stopping within 0.5 s" in session.text
+            assert SUMMARY.search(session.text)
+
+
+async def test_nobody_waits_for_a_terminal_that_is_stopped() -> None:
+    fast = ("--engine", "simulated", "--prefill-tps", "1e6", "--decode-tps", "1e6", "--shutdown-grace", "1")
+    with trio.fail_after(60):
+        async with open_session(*fast) as session:
+            session.held = True
+            for number in range(1000):  # more lines than the kernel keeps for a terminal
+                async with open_client(session.port, chat_body(f"{number}", max_tokens=1)) as client:
+                    await client.read_all()
+                assert client.longest_silence < 2
+            assert session.text.count("length:") < 500, "it was stopped all the time"
+            session.process.send_signal(signal.SIGTERM)
+            await session.process.wait()
+            assert session.process.returncode == 0
+            session.go_on()
+
+
+async def test_the_line_at_the_end_names_the_cause() -> None:
+    with trio.fail_after(40):
+        async with open_session(*SIMULATED, "--max-request-seconds", "1") as session:
+            async with open_client(session.port, chat_body(LONG)) as client:
+                await client.read_all()
+            await session.wait_for(r"chat req_[0-9a-f]{24} cancelled \(it took as long as a request may\): computed=")
+
+
+@pytest.mark.parametrize("format", ["auto", "rich"])
+async def test_without_rich_the_log_is_lines(format: str) -> None:
+    program = "import sys; sys.modules['rich'] = None; from ds4trio.cli import main; main()"
+    with trio.fail_after(40):
+        async with open_session(*SIMULATED, "--log-format", format, program=("-c", program)) as session:
+            async with open_client(session.port, chat_body("hi", max_tokens=2)) as client:
+                await client.read_all()
+            await session.wait_for(r"chat req_[0-9a-f]{24} length: prompt=\d+ cached=0 output=2 first token")
+            assert ("needs a terminal and the package rich" in session.text) == (format == "rich")
