@@ -61,7 +61,8 @@ class EngineHost:
         """Set once the engine is closed."""
         self.draining = trio.Event()
         """Set once nothing new is started."""
-        self._doing = "loaded"
+        self.doing: Literal["downloaded", "loaded"] = "loaded"
+        """What happens to the model while the state is loading."""
         self.names = settings.served_model_name or (source_name(self._source),)
 
     async def run(self) -> None:
@@ -93,7 +94,7 @@ class EngineHost:
             )
         if self.state == "loading" or self._engine is None:
             raise OverloadedError(
-                f"the model is being {self._doing} ({self.load_fraction:.0%}), try again in a moment",
+                f"the model is being {self.doing} ({self.load_fraction:.0%}), try again in a moment",
                 code="model_loading",
                 retry_after=LOADING_RETRY_AFTER,
             )
@@ -128,9 +129,9 @@ class EngineHost:
     async def _find(self, source: Path | HubModel) -> Path:
         """The model's file, downloaded if need be."""
         if isinstance(source, HubModel):
-            self._doing = "downloaded"
+            self.doing = "downloaded"
             path = await source.download(self._loaded)  # noqa: ASYNC240 - not of a path
-            self._doing, self.load_fraction = "loaded", 0.0
+            self.doing, self.load_fraction = "loaded", 0.0
             return path
         return source
 

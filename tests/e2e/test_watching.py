@@ -46,7 +46,7 @@ async def test_bars_of_a_real_prefill_and_its_trace(tmp_path: Path) -> None:
     prompt = fresh_prompt(700)
     with trio.fail_after(200):
         async with open_session("--trace", str(path), "--heartbeat-interval", "1", "--threads", "1") as session:
-            assert b"loading the model" in session.raw
+            assert b"the model is being loaded" in session.raw
             async with open_client(session.port, instructed(prompt)) as client:
                 await session.wait_for(r"chat [0-9a-f]{8} ━+ prefill \d+/[67]\d\d \(\d+\.\d%\) \d+ t/s eta \d+s .*♥ \d")
                 await client.read_all()

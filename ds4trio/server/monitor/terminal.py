@@ -174,7 +174,8 @@ class _Lines(logging.Handler):
 
 
 def _loading(host: EngineHost) -> _Bars:
-    return _Bars([_Bar(host.names[0], host.load_fraction, f"loading the model {host.load_fraction:.0%}")])
+    words = f"the model is being {host.doing} {host.load_fraction:.0%}"
+    return _Bars([_Bar(host.names[0], host.load_fraction, words)])
 
 
 def _living(board: Board) -> _Bars | None:
