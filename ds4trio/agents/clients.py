@@ -169,16 +169,17 @@ def _opencode(target: Target, protocol: Protocol) -> Configuration:
 
 
 def _qwen_code(target: Target, _: Protocol) -> Configuration:
-    # 900 s unless set, after which it gives up a stream however alive it is; 0 is none.
-    generation = {"contextWindowSize": target.context, "streamMaxLifetimeMs": 0}
     values = {
         "security": {"auth": {"selectedType": "openai"}},
-        "model": {"generationConfig": generation},
+        "model": {"generationConfig": {"contextWindowSize": target.context}},
     }
     environment = {
         "OPENAI_BASE_URL": f"{target.url}/v1",
         "OPENAI_API_KEY": target.key,
         "OPENAI_MODEL": target.model,
+        # After 900 s it gives up a stream however alive it is; 0 is never. Its settings file has a name for this, which
+        # 0.24.4 does not heed.
+        "QWEN_STREAM_MAX_LIFETIME_MS": "0",
     }
     return Configuration(files={QWEN_FILE: values}, environment=environment)
 
