@@ -85,6 +85,8 @@ def rehearse(settings: Settings, path: Path | None) -> Rehearsal:
         told.failure = Failure("time", f"llama.cpp was not done after {PATIENCE:g} s")
         return told
     for line in done.stdout.splitlines():
+        if not line.startswith(b'{"type":'):  # a library that prints
+            continue
         match msgspec.json.decode(line, type=Told):
             case BuildFacts() as build:
                 told.build = build
