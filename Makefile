@@ -1,6 +1,6 @@
 # make serve   a server with a real model on http://127.0.0.1:8000
 # make test    every test, in its own environment
-# make check   formatting, lint, types
+# make check   formatting, lint, types, the Dockerfile
 # make docs    the documentation, in build/docs
 # make bench   the figures that the README quotes, and docs/benchmarks.md (ARGS="throughput" for some of them)
 PYTHON ?= python3
@@ -26,6 +26,7 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/hadolint examples/docker/Dockerfile
 
 # Not --quiet: what it hides, --strict does not count.
 docs: $(VENV)/.docs

@@ -3,7 +3,8 @@
 ``create_app`` builds the ASGI application; ``ds4trio.asgi:app`` is one made from the environment.
 The rooms, from the outside in: ``server`` (HTTP and the lifeline), ``api`` (wire formats), ``chat`` (messages and
 text), ``engine`` (what computes), ``cache`` (what is kept). Imports point in that direction only. Beside them
-``hub`` gets models from the Hugging Face Hub.
+``hub`` gets models from the Hugging Face Hub, ``agents`` says how clients are pointed at a server, and ``doctor`` looks
+whether a machine is fit for one.
 """
 
 from typing import TYPE_CHECKING

@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from ds4trio import __version__
+from ds4trio.agent_commands import agent_config
 from ds4trio.cache_commands import cache
 from ds4trio.config import ConfigError, Settings, describe_settings, field_names, load_settings
 from ds4trio.trace_commands import trace
@@ -30,6 +31,7 @@ def main() -> None:
     """A local LLM server for coding agents: never silent, never computing for a client that left."""
 
 
+main.add_command(agent_config)
 main.add_command(cache)
 main.add_command(trace)
 
@@ -122,6 +124,35 @@ def _terminal() -> "Terminal | None":
     from ds4trio.server.monitor.terminal import Terminal  # noqa: PLC0415 - rich may be missing
 
     return Terminal()
+
+
+@main.command()
+@click.option("--url", default="", help="address of a server that runs already, instead of the port")
+@click.option("--json", "as_json", is_flag=True, help="print the findings as JSON")
+@click.option("--config", metavar="FILE", help="TOML file with any of these settings")
+@_setting_flags
+def doctor(url: str, config: str | None, *, as_json: bool, **flags: object) -> None:
+    """Check this machine and a model, and say what to fix; exit status 1 where something does not work.
+
+    It takes the settings that `serve` would be started with, and loads no weights.
+    """
+    from ds4trio.doctor.rounds import examine  # noqa: PLC0415 - --help stays fast
+
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    try:
+        settings = load_settings(given, config_file=config)
+    except ConfigError as error:
+        raise click.ClickException(str(error)) from None
+    findings = []
+    for finding in examine(settings, url=url):
+        findings.append(finding)
+        if not as_json:
+            click.echo(
+                f"{finding.status:8} {finding.check:10} {finding.says}" + (f"; {finding.fix}" * bool(finding.fix))
+            )
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(findings)).decode())
+    sys.exit(any(finding.status == "problem" for finding in findings))
 
 
 @main.command()

@@ -27,6 +27,7 @@ __all__ = [
     "field_names",
     "load_settings",
     "lora_adapters",
+    "usable_cores",
 ]
 
 ENVIRONMENT_PREFIX = "DS4TRIO_"
@@ -297,6 +298,13 @@ def lora_adapters(settings: Settings) -> list[tuple[Path, float]]:
         except ValueError:  # a file with such a name
             adapters.append((Path(text), 1.0))
     return adapters
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on: the threads that compute unless somebody says otherwise."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _from_toml(path: Path) -> dict[str, object]:

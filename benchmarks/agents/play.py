@@ -7,6 +7,7 @@ delay tells how many tokens the question has, and the next one gets the rate tha
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from ds4trio.testing import ServerProcess, chat_body, open_client, run_server
 __all__ = ["Ending", "Patience", "Play", "play"]
 
 MODEL = "simulated"
-CONTEXT = "131072"
 QUESTION = "Say something."
+KEY = "sk-local-0123456789"
+"""The server asks for one, so that it shows whether the client has it."""
 AT_ONCE = 1e9
 PROMPT_TOKENS = re.compile(r" stop: prompt=(\d+) ")
 STARTING_AND_RETRYING = 90.0
@@ -126,6 +128,7 @@ async def play(client: AgentClient, folder: Path, patience: Patience) -> Play:
 
 async def _ask(client: AgentClient, folder: Path, patience: Patience, *, rate: float) -> Play:
     flags = ["--engine", "simulated", "--prefill-tps", f"{rate:.3f}", "--decode-tps", "200", *patience.flags]
+    flags += ["--api-key", KEY]
     if patience.idle is not None:
         flags += ["--heartbeat-interval", f"{patience.idle / BEATS_WITHIN_PATIENCE}"]
     async with run_server(*flags) as server, open_tap(server.port) as tap:
@@ -139,18 +142,20 @@ async def _ask(client: AgentClient, folder: Path, patience: Patience, *, rate: f
 
 async def _answer(server: ServerProcess) -> str:
     """The text that this server gives as an answer to everything."""
-    async with open_client(server.port, chat_body("", stream=False)) as client:
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with open_client(server.port, chat_body("", stream=False), headers=headers) as client:
         return str(json.loads(await client.read_all())["choices"][0]["message"]["content"])
 
 
 async def _run_client(client: AgentClient, folder: Path, url: str, idle: float | None) -> Ending:
     """With an empty home, and nothing of this process's environment but where its commands are."""
-    values = {"url": url, "model": MODEL, "context": CONTEXT, "question": QUESTION}
-    files, environment, arguments = dict(client.files), dict(client.environment), client.command
+    values = {"model": MODEL, "question": QUESTION}
+    files: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}
+    arguments = client.command
     if idle is not None:
         values["idle_ms"] = f"{1000 * idle:.0f}"
-        files |= client.impatience.files
-        environment |= client.impatience.environment
+        files, environment = client.impatience.files, client.impatience.environment
         arguments += client.impatience.arguments
 
     def filled(text: str) -> str:
@@ -159,6 +164,7 @@ async def _run_client(client: AgentClient, folder: Path, url: str, idle: float |
     # A client may leave a process behind that still writes.
     with TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         home, project = _furnish(Path(directory), {name: filled(text) for name, text in files.items()})
+        await _configure(client, url, home)
         commands = os.pathsep.join((str(binaries(client, folder)), os.environ["PATH"]))
         process = await trio.run_process(
             [str(binaries(client, folder) / arguments[0]), *map(filled, arguments[1:])],
@@ -169,6 +175,14 @@ async def _run_client(client: AgentClient, folder: Path, url: str, idle: float |
             check=False,
         )
     return Ending(process.returncode, process.stdout.decode(errors="replace"), process.stderr.decode(errors="replace"))
+
+
+async def _configure(client: AgentClient, url: str, home: Path) -> None:
+    """As a user does it, into a home that may have other files of the client already."""
+    options = ("--url", url, "--api-key", KEY, "--protocol", client.protocol, "--write", "--yes")
+    command = [sys.executable, "-m", "ds4trio", "agent-config", client.agent.key, *options]
+    here = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    await trio.run_process(command, env={**here, "HOME": str(home)}, capture_stdout=True)
 
 
 def _furnish(directory: Path, files: Mapping[str, str]) -> tuple[Path, Path]:

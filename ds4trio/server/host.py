@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,7 @@ from ds4trio.api.errors import InternalError, OverloadedError, UnknownModelError
 from ds4trio.cache.disk import default_directory
 from ds4trio.chat import ChatModel, TemplateFailedError
 from ds4trio.chat.replay import Journal, ReplayMemory
-from ds4trio.config import Settings, lora_adapters
+from ds4trio.config import Settings, lora_adapters, usable_cores
 from ds4trio.engine import Engine, EngineError, KvUse, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
 from ds4trio.hub import HubError, HubModel
@@ -149,7 +148,7 @@ class EngineHost:
         )
         options = LlamaOptions(
             path=path,
-            threads=settings.threads or _usable_cores(),
+            threads=settings.threads or usable_cores(),
             context_length=settings.ctx,
             parallel=settings.parallel,
             max_queue=settings.max_queue,
@@ -258,9 +257,3 @@ def _simulated(settings: Settings) -> SimulatedEngine:
         decode_tps=settings.decode_tps,
         chunk=settings.batch,
     )
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

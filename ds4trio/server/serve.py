@@ -69,6 +69,7 @@ def listen(settings: Settings) -> socket.socket:
         if listener.family not in {socket.AF_INET, socket.AF_INET6}:
             raise ConfigError("the socket that was inherited is no TCP socket")
         listener.set_inheritable(False)
+        _find_the_vanished(listener, settings)
         return listener
     try:
         family, kind, _, _, address = socket.getaddrinfo(
@@ -78,15 +79,7 @@ def listen(settings: Settings) -> socket.socket:
         raise ConfigError(f"host = {settings.host!r}: no such address; give one of this machine's") from None
     listener = socket.socket(family, kind)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * settings.stall_timeout))
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        # Finds a vanished peer while nothing is sent to it: while a document is computed, or with no heartbeat.
-        idle = max(1, int(settings.stall_timeout / 2))
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
+    _find_the_vanished(listener, settings)
     try:
         listener.bind(address)
         # From here on a client that connects waits instead of being refused.
@@ -98,6 +91,19 @@ def listen(settings: Settings) -> socket.socket:
             "choose another with --port or --host"
         ) from None
     return listener
+
+
+def _find_the_vanished(listener: socket.socket, settings: Settings) -> None:
+    """Set what accepted sockets inherit: the kernel breaks connections of peers that are gone, and nothing waits."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * settings.stall_timeout))
+    if hasattr(socket, "TCP_KEEPIDLE"):
+        # Finds a vanished peer while nothing is sent to it: while a document is computed, or with no heartbeat.
+        idle = max(1, int(settings.stall_timeout / 2))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, idle // 4))
 
 
 def allow_files() -> None:

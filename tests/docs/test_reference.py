@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from ds4trio.cli import main
 from ds4trio.config import Settings
 from ds4trio.server.app import build_app
 
@@ -22,6 +23,7 @@ def test_all_endpoints_are_listed_and_no_others() -> None:
 
 def test_settings_and_flags_that_pages_name_exist() -> None:
     names = set(Settings.__struct_fields__)
+    options = {parameter.name for command in main.commands.values() for parameter in command.params}
     for page in DOCS.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
         flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z][a-z-]+)[ `]", text)}
@@ -32,7 +34,7 @@ def test_settings_and_flags_that_pages_name_exist() -> None:
             if "ds4trio serve" in line
             for flag in re.findall(r" --([a-z][a-z-]+)", line)
         }
-        known = {*names, *(f"no_{name}" for name in names), "config", "yes", "long", "install", "peer", "version"}
+        known = {*names, *(f"no_{name}" for name in names), "long", "install", "peer", "version"} | options
         assert flags <= known, (page.name, flags - known)
 
 

@@ -7,7 +7,6 @@ network namespace can be made, the tests that need them are skipped.
 import subprocess
 import sys
 from pathlib import Path
-from string import Template
 
 import pytest
 import trio
@@ -21,8 +20,6 @@ from tests.serving import serving
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "agents.md"
-# What the page says for the address, the model and its context.
-SHOWN = {"url": "http://127.0.0.1:8000", "model": "local", "context": "131072"}
 
 
 def run_agents(client: AgentClient, *flags: str) -> "subprocess.CompletedProcess[str]":
@@ -52,14 +49,8 @@ def test_without_heartbeats_a_client_gives_up() -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.key)
-def test_the_page_shows_the_configuration_that_is_run(client: AgentClient) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    for name, text in client.files.items():
-        assert f"~/{name}" in page
-        assert Template(text).substitute(SHOWN) in page
-    for name, text in client.environment.items():
-        assert f"export {name}={Template(text).substitute(SHOWN)}\n" in page
-    assert client.version in page
+def test_the_page_names_the_version_that_is_run(client: AgentClient) -> None:
+    assert f"| {client.name} | {client.version} | {client.protocol} |" in PAGE.read_text(encoding="utf-8")
 
 
 async def test_tap_notes_a_whole_answer() -> None:

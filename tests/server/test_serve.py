@@ -1,8 +1,10 @@
 """What `ds4trio serve` asks of its process."""
 
+import os
 import re
 import resource
 import signal
+import socket
 import ssl
 import sys
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 import trio
 import trustme
 
-from ds4trio.server.serve import FILES
+from ds4trio.config import Settings
+from ds4trio.server.serve import FILES, listen
 from ds4trio.testing import ServerProcess, chat_body, open_client, run_server
 
 FEW = 256
@@ -83,3 +86,16 @@ async def test_https_by_a_certificate_of_ones_own(tmp_path: Path) -> None:
         async with client.stream("POST", url, json=chat_body("hi")) as answer:
             assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
             assert (await answer.aread()).endswith(b"data: [DONE]\n\n")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the kernel has no such timer")
+def test_a_socket_that_was_inherited_finds_vanished_clients_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as plain:
+        monkeypatch.setattr("ds4trio.server.serve.FIRST_INHERITED", os.dup(plain.fileno()))
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        with listen(Settings(stall_timeout=7)) as listener:
+            assert listener.getsockname() == plain.getsockname()
+            assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+            assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

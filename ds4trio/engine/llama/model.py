@@ -146,11 +146,14 @@ class ModelTokenizer:
 
 
 @contextmanager
-def load_model(path: str, *, n_gpu_layers: int, on_progress: Callable[[float], bool]) -> Iterator[Model]:
+def load_model(
+    path: str, *, n_gpu_layers: int, on_progress: Callable[[float], bool], weights: bool = True
+) -> Iterator[Model]:
     """Open a GGUF file for the length of the block.
 
     Blocks for as long as loading takes. ``on_progress`` gets the loaded fraction and may return False to give up.
-    Raises `EngineError` for a file that llama.cpp cannot load.
+    Without ``weights`` nothing is read but the metadata, and nothing can be computed. Raises `EngineError` for a file
+    that llama.cpp cannot load.
     """
     llama_cpp.llama_log_set(_log_line, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
@@ -162,6 +165,8 @@ def load_model(path: str, *, n_gpu_layers: int, on_progress: Callable[[float], b
     params = llama_cpp.llama_model_default_params()
     params.n_gpu_layers = n_gpu_layers
     params.progress_callback = progress
+    if not weights:
+        params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
     pointer = llama_cpp.llama_model_load_from_file(path.encode(), params)
     if not pointer:
         raise EngineError(f"llama.cpp cannot load {path}: not a GGUF file, damaged, or of an unknown architecture")

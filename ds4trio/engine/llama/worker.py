@@ -25,7 +25,7 @@ from ds4trio.engine.llama.grammar import GrammarCompiler
 from ds4trio.engine.llama.kv_disk import DiskOptions, ModelDisk, fingerprint
 from ds4trio.engine.llama.model import Model, load_model
 
-__all__ = ["Loaded", "LoadProgress", "News", "Post", "Worker", "WorkerOptions"]
+__all__ = ["Loaded", "LoadProgress", "News", "Post", "Worker", "WorkerOptions", "fitted"]
 
 # Conversations that stay in the KV beside those that are computed. A sequence costs nothing but the cells that it
 # has, except where each has a window or a recurrent state of its own, which may be hundreds of megabytes.
@@ -141,12 +141,7 @@ class Worker:
 
         options = self._options
         with load_model(options.path, n_gpu_layers=options.n_gpu_layers, on_progress=loading) as model:
-            sizes = options.context
-            if not sizes.context_length:
-                length = min(model.trained_context_length, MOST_CONTEXT)
-                sizes = replace(sizes, context_length=length)
-            kept = KEPT if model.memory.checkpoint is None else KEPT_WITH_STATE
-            sizes = replace(sizes, sequences=sizes.sequences + kept)
+            sizes = fitted(options.context, model)
             with open_context(model, sizes, self._abort) as context:
                 disk, identity = self._open_disk(replace(sizes, context_length=context.cells))
                 info = _describe(model, context, options, identity)
@@ -243,6 +238,13 @@ class Worker:
         if self._outbox and time.monotonic() + seconds >= self._due:
             self._post(self._outbox)
             self._outbox, self._due = [], math.inf
+
+
+def fitted(sizes: ContextOptions, model: Model) -> ContextOptions:
+    """What is opened for a model: its own context where none was asked for, and sequences for those that rest."""
+    kept = KEPT if model.memory.checkpoint is None else KEPT_WITH_STATE
+    length = sizes.context_length or min(model.trained_context_length, MOST_CONTEXT)
+    return replace(sizes, context_length=length, sequences=sizes.sequences + kept)
 
 
 def _describe(model: Model, context: Context, options: WorkerOptions, identity: bytes) -> ModelInfo:
