@@ -12,6 +12,7 @@ import trio
 from ds4trio import __version__
 from ds4trio.cache_commands import cache
 from ds4trio.config import ConfigError, Settings, describe_settings, field_names, load_settings
+from ds4trio.probe_command import probe
 
 __all__ = ["main"]
 
@@ -23,6 +24,7 @@ def main() -> None:
 
 
 main.add_command(cache)
+main.add_command(probe)
 
 
 def _shown(default: object) -> str:

@@ -1,8 +1,7 @@
 """What the server shows of its requests, under virtual time."""
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from itertools import pairwise
 from typing import Any
 
@@ -11,24 +10,18 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
-from ds4trio.config import Settings
 from ds4trio.engine import Phase, Progress
 from ds4trio.engine.simulated import SimulatedEngine
-from ds4trio.server.app import App, build_app
+from ds4trio.server.app import App
 from ds4trio.server.monitor import Metrics, Record, RequestLog
-from ds4trio.testing import call_asgi, chat_body
+from ds4trio.testing import call_asgi, chat_body, run_app
 from tests.grammars.chat import check_chat_stream
 
 PROMPT = "a" * 4000  # a bit more than 1,000 tokens
 
 
-@asynccontextmanager
-async def running(**settings: Any) -> AsyncGenerator[App, None]:
-    engine = SimulatedEngine(parallel=1, prefill_tps=100, decode_tps=10, chunk=100, answer_tokens=20)
-    app = build_app(Settings(engine="simulated", **settings), engine=engine)
-    async with app.test_app():
-        await app.host.settled.wait()
-        yield app
+def running(**settings: Any) -> AbstractAsyncContextManager[App]:
+    return run_app(SimulatedEngine(parallel=1, prefill_tps=100, decode_tps=10, chunk=100, answer_tokens=20), **settings)
 
 
 async def ask(app: App, path: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, bytes]:
