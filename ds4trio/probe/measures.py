@@ -18,6 +18,7 @@ __all__ = [
     "behind_others",
     "beside_reader",
     "first_token",
+    "long_prompt",
     "short_prompt",
     "whole_answer",
     "with_deadline",
@@ -43,7 +44,12 @@ class Ask(Protocol):
 
 def short_prompt() -> str:
     """One that nobody has sent before."""
-    return f"Say hi. {fresh_prompt(SHORT)}"
+    return long_prompt(SHORT)
+
+
+def long_prompt(tokens: int) -> str:
+    """The same, of about so many tokens. It says what to do, since models end an answer to mere words at once."""
+    return f"{fresh_prompt(tokens)}. Tell me a long story about these words."
 
 
 async def whole_answer(ask: Ask, prompt: str, answer: int) -> StreamClient:
@@ -75,9 +81,9 @@ async def behind_others(ask: Ask, *, others: int, tokens: int) -> StreamClient:
     """What one hears, up to the first token, who comes when so many others have just sent as long a prompt."""
     async with trio.open_nursery() as nursery:
         for _ in range(others):
-            nursery.start_soon(whole_answer, ask, fresh_prompt(tokens), 2)
+            nursery.start_soon(whole_answer, ask, long_prompt(tokens), 2)
         await trio.sleep(HEAD_START)
-        async with ask(fresh_prompt(tokens), 2) as client:
+        async with ask(long_prompt(tokens), 2) as client:
             await client.wait_for_token()
         nursery.cancel_scope.cancel()
     return client
@@ -103,7 +109,7 @@ async def beside_reader(ask: Ask, *, stuck: bool, answer: int, seconds: float, r
     That one takes its bytes as they come or, ``stuck``, none at all, so that the buffers between fill up.
     """
     took = 0.0
-    async with ask(f"Tell me a long story. {fresh_prompt(SHORT)}", answer, receive_buffer=receive_buffer) as reader:
+    async with ask(short_prompt(), answer, receive_buffer=receive_buffer) as reader:
         await reader.wait_for_token()
         async with trio.open_nursery() as nursery:
             if not stuck:

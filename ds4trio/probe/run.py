@@ -14,13 +14,14 @@ from ds4trio.probe.measures import (
     behind_others,
     beside_reader,
     first_token,
+    long_prompt,
     short_prompt,
     whole_answer,
     with_deadline,
 )
 from ds4trio.probe.report import Row
 from ds4trio.probe.target import ProbeError, Target
-from ds4trio.testing import Gap, StreamClient, fresh_prompt, gaps
+from ds4trio.testing import Gap, StreamClient, gaps
 
 __all__ = ["Plan", "Step", "plan", "steps"]
 
@@ -46,6 +47,8 @@ LONG_ANSWER = 1500
 READING = 8.0
 """Seconds of watching others beside a reader."""
 REST = 0.5
+MOST_QUOTED = 120
+"""Characters of what went wrong."""
 
 Troubles = (
     EOFError,
@@ -85,7 +88,7 @@ async def plan(target: Target, *, quick: bool = False) -> Plan:
     size = min(FIRST_SIZE, most)
     try:
         while True:
-            client = await whole_answer(target.ask, fresh_prompt(size), 2)
+            client = await whole_answer(target.ask, long_prompt(size), 2)
             took = client.times_of_tokens[0]
             tokens = _prompt_tokens(client) or size
             if took >= LONG_ENOUGH or 4 * tokens > most:
@@ -122,7 +125,7 @@ class _Examination:
     def __init__(self, ask: Ask, plan: Plan) -> None:
         self._ask = ask
         self._plan = plan
-        self._prompt = fresh_prompt(plan.size)
+        self._prompt = long_prompt(plan.size)
         self._prefill = plan.prefill
 
     def guarded(self, name: str, measure: Callable[[], Awaitable[list[Row]]]) -> Callable[[], Awaitable[list[Row]]]:
@@ -168,7 +171,7 @@ class _Examination:
         return [_silence("queue", what, client, decode=False)]
 
     async def cancel(self) -> list[Row]:
-        prompt = fresh_prompt(self._plan.size)
+        prompt = long_prompt(self._plan.size)
         late = await after_cancel(self._ask, prompt, stay=STAY * self._prefill)
         share = await first_token(self._ask, prompt) / self._prefill
         return [
@@ -187,7 +190,7 @@ class _Examination:
         ]
 
     async def deadline(self) -> list[Row]:
-        prompt = fresh_prompt(self._plan.size)
+        prompt = long_prompt(self._plan.size)
         answered = await with_deadline(self._ask, prompt, patience=PATIENCE * self._prefill, tries=TRIES)
         what = f"a client that hangs up after {PATIENCE:g} prefills and tries again"
         if answered is None:
@@ -244,4 +247,4 @@ def _said(error: BaseException) -> str:
         error = error.exceptions[0]
     if isinstance(error, trio.TooSlowError):
         return "it took too long"
-    return str(error)[:300] or type(error).__name__
+    return " ".join(str(error).split())[:MOST_QUOTED] or type(error).__name__

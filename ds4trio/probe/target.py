@@ -116,6 +116,8 @@ async def open_target(url: str, *, api: Api = "chat", model: str | None = None, 
     status, document = await target.get("/v1/models")
     if status in (401, 403):
         _refused_key(status, key)
+    if status == 503:
+        raise ProbeError(f"{url} is not ready (503): try again when its model is loaded")
     listed = [one for one in _list(document, "data") if isinstance(one, dict) and isinstance(one.get("id"), str)]
     names = [str(one["id"]) for one in listed]
     if model is None and not names:

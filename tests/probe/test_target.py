@@ -92,6 +92,7 @@ async def test_what_listens_is_no_http_server() -> None:
             {"models": told(404, {})},
             r"does not list its models \(GET /v1/models: 404\); give one with --model",
         ),
+        (told(200, {}), {"models": told(503, {})}, r"is not ready \(503\): try again when its model is loaded"),
         (told(200, {}), {"models": (200, "text/html", b"<html>")}, "does not list its models"),
         (told(500, {"error": "out of memory"}), {}, "was answered with 500: out of memory"),
         ((502, "text/html", b"<h1>Bad gateway</h1>"), {}, "was answered with 502: <h1>Bad gateway</h1>"),
