@@ -57,9 +57,11 @@ class Measured:
         return f"{statistics.median(values):.3g}{f' ({failed} of {failed + len(values)} gave up)' if failed else ''}"
 
 
-def open_stream(contender: Contender, body: dict[str, Any]) -> AbstractAsyncContextManager[StreamClient]:
+def open_stream(
+    contender: Contender, body: dict[str, Any], *, receive_buffer: int | None = None
+) -> AbstractAsyncContextManager[StreamClient]:
     """A request and its answer."""
-    return open_client(contender.port, body, host=contender.host)
+    return open_client(contender.port, body, host=contender.host, receive_buffer=receive_buffer)
 
 
 def asking(contender: Contender) -> measures.Ask:
@@ -68,8 +70,7 @@ def asking(contender: Contender) -> measures.Ask:
     def ask(
         prompt: str, answer: int, *, receive_buffer: int | None = None
     ) -> AbstractAsyncContextManager[StreamClient]:
-        body = body_of(prompt, answer=answer)
-        return open_client(contender.port, body, host=contender.host, receive_buffer=receive_buffer)
+        return open_stream(contender, body_of(prompt, answer=answer), receive_buffer=receive_buffer)
 
     return ask
 

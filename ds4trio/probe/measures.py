@@ -79,9 +79,14 @@ async def after_cancel(ask: Ask, prompt: str, *, stay: float) -> float:
 
 async def behind_others(ask: Ask, *, others: int, tokens: int) -> StreamClient:
     """What one hears, up to the first token, who comes when so many others have just sent as long a prompt."""
+
+    async def hold() -> None:
+        async with ask(long_prompt(tokens), 2) as client:
+            await client.read_all()
+
     async with trio.open_nursery() as nursery:
         for _ in range(others):
-            nursery.start_soon(whole_answer, ask, long_prompt(tokens), 2)
+            nursery.start_soon(hold)
         await trio.sleep(HEAD_START)
         async with ask(long_prompt(tokens), 2) as client:
             await client.wait_for_token()

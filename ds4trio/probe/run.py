@@ -42,7 +42,7 @@ STAY = 0.5
 """Of a prefill, after which one hangs up."""
 PATIENCE = 0.4
 """Of a prefill: the deadline of one who tries again and again."""
-TRIES = 6
+TRIES = 8
 LONG_ANSWER = 1500
 READING = 8.0
 """Seconds of watching others beside a reader."""
@@ -110,7 +110,6 @@ def steps(target: Target, plan: Plan) -> list[Step]:
     examination = _Examination(target.ask, plan)
     named: list[tuple[str, Callable[[], Awaitable[list[Row]]]]] = [
         ("a long prompt", examination.alone),
-        ("the same again", examination.same_again),
         ("behind others", examination.queue),
         ("hanging up", examination.cancel),
         ("a fixed deadline", examination.deadline),
@@ -149,6 +148,8 @@ class _Examination:
         client = await whole_answer(self._ask, self._prompt, ANSWER)
         self._prefill = client.times_of_tokens[0]
         tokens = _prompt_tokens(client) or self._plan.tokens
+        # At once: what comes in between would take the place of a server that keeps one conversation.
+        again = await whole_answer(self._ask, self._prompt, 2)
         first_byte = min([client.arrivals[0].at, *([client.started_at] if client.started_at is not None else [])])
         return [
             Row("prompt", "the prompt, as the server counts it", f"{tokens:,} tokens", {"tokens": tokens}),
@@ -156,12 +157,13 @@ class _Examination:
             Row("first_token", "its first token", _seconds(self._prefill), {"seconds": self._prefill}),
             _silence("prefill", "longest silence in its prefill", client, decode=False),
             _silence("decode", "longest silence in its answer", client, decode=True),
+            self._retry("retry_after_answer", "the same prompt again after its answer: first token", again),
         ]
 
-    async def same_again(self) -> list[Row]:
-        share = await first_token(self._ask, self._prompt) / self._prefill
-        what = "the same prompt again after its answer: first token"
-        return [Row("retry_after_answer", what, _share(share), {"share": share})]
+    def _retry(self, key: str, what: str, client: StreamClient) -> Row:
+        share, tokens, cached = client.times_of_tokens[0] / self._prefill, _prompt_tokens(client), _cached(client)
+        counted = "" if cached is None else f" ({cached:,} of {tokens:,} tokens were cached, as it says)"
+        return Row(key, what, f"{_share(share)}{counted}", {"share": share, "cached_tokens": cached})
 
     async def queue(self) -> list[Row]:
         size = self._plan.size // (OTHERS + 1)
@@ -173,7 +175,7 @@ class _Examination:
     async def cancel(self) -> list[Row]:
         prompt = long_prompt(self._plan.size)
         late = await after_cancel(self._ask, prompt, stay=STAY * self._prefill)
-        share = await first_token(self._ask, prompt) / self._prefill
+        again = await whole_answer(self._ask, prompt, 2)
         return [
             Row(
                 "after_cancel",
@@ -181,11 +183,10 @@ class _Examination:
                 _seconds(late),
                 {"seconds": late},
             ),
-            Row(
+            self._retry(
                 "retry_after_cancel",
                 f"the prompt that was hung up on at {STAY:g} of its prefill, again: first token",
-                _share(share),
-                {"share": share},
+                again,
             ),
         ]
 
@@ -230,6 +231,14 @@ def _prompt_tokens(client: StreamClient) -> int:
     return int(usage.get("prompt_tokens") or 0) or int(usage.get("input_tokens") or 0) + cached
 
 
+def _cached(client: StreamClient) -> int | None:
+    """How many tokens of the prompt were not computed, if the server says so."""
+    usage = client.usage
+    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {}
+    cached = details.get("cached_tokens", usage.get("cache_read_input_tokens")) if isinstance(details, dict) else None
+    return cached if isinstance(cached, int) else None
+
+
 def _seconds(value: float) -> str:
     """Two digits that matter, but no more precise than a millisecond."""
     if abs(value) < 0.0095:
@@ -239,7 +248,7 @@ def _seconds(value: float) -> str:
 
 
 def _share(value: float) -> str:
-    return f"{value:.0%} of the first prefill"
+    return f"{100 * value:.2g} % of the first prefill"
 
 
 def _said(error: BaseException) -> str:
