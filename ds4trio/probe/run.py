@@ -96,13 +96,12 @@ async def plan(target: Target, *, quick: bool = False) -> Plan:
             size *= 4
     except Troubles as error:
         raise ProbeError(f"a prompt of about {size} tokens was not answered: {_said(error)}") from None
-    wanted = (QUICK_PREFILL if quick else PREFILL) * tokens / took
-    words = tokens / size
-    tokens = max(FIRST_SIZE, min(most, int(wanted)))
-    prefill = tokens * took / (words * size)
+    rate, per_word = tokens / took, tokens / size
+    tokens = min(most, max(FIRST_SIZE, int((QUICK_PREFILL if quick else PREFILL) * rate)))
+    prefill = tokens / rate
     # The prompt itself, half of it and its rest, the queue; at worst also again from the start, and for those who left.
     extra = 2 * READING + 20 * REST
-    return Plan(int(tokens / words), tokens, prefill, 4 * prefill + extra, 10 * prefill + 2 * extra)
+    return Plan(int(tokens / per_word), tokens, prefill, 4 * prefill + extra, 10 * prefill + 2 * extra)
 
 
 def steps(target: Target, plan: Plan) -> list[Step]:
@@ -132,6 +131,7 @@ class _Examination:
         limit = 20 * self._plan.prefill + 60
 
         async def step() -> list[Row]:
+            rows: list[Row] = []
             try:
                 with trio.fail_after(limit):
                     rows = await measure()
@@ -139,7 +139,7 @@ class _Examination:
                     # Whoever computes for one client at a time, or for those who left, is done when this is answered.
                     await first_token(self._ask, short_prompt())
             except* Troubles as group:
-                rows = [Row(name.replace(" ", "_"), name, f"no figure: {_said(group)}", {})]
+                rows = rows or [Row(name.replace(" ", "_"), name, f"no figure: {_said(group)}", {})]
             return rows
 
         return step
