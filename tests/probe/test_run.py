@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from ds4trio.probe import Api
+from ds4trio.probe import Api, as_document, open_target, plan, steps
 from ds4trio.testing import StartServer
 
 
@@ -27,7 +27,7 @@ async def measured(*arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("api", ["chat", "messages"])
 async def test_a_server_that_is_never_silent_and_forgets_nothing(ds4trio_server: StartServer, api: Api) -> None:
     # Chunks have 512 tokens: they have to be short beside the deadlines.
     flags = ("--prefill-tps", "4000", "--decode-tps", "100", "--heartbeat-interval", "0.5")
@@ -49,12 +49,23 @@ async def test_a_server_that_is_never_silent_and_forgets_nothing(ds4trio_server:
     assert figures["slow_reader"]["seconds"] < 1.5
 
 
-@pytest.mark.slow
-async def test_a_server_that_says_nothing_is_told_apart(ds4trio_server: StartServer) -> None:
+async def test_comments_are_bytes_but_no_events(ds4trio_server: StartServer) -> None:
     server = await ds4trio_server("--prefill-tps", "400", "--heartbeat", "comment", "--heartbeat-interval", "0.5")
-    figures = await measured(f"http://127.0.0.1:{server.port}", "--quick")
-    assert figures["silence_prefill"]["bytes"] < 0.7
-    assert figures["silence_prefill"]["events"] == pytest.approx(figures["first_token"]["seconds"], abs=0.3)
+    target = await open_target(f"http://127.0.0.1:{server.port}")
+    rows = await steps(target, await plan(target, quick=True))[0].measure()
+    figures = {row.key: row.figures for row in rows}
+    took = figures["first_token"]["seconds"]
+    assert figures["silence_prefill"]["bytes"] == pytest.approx(0.5, abs=0.2)
+    assert figures["silence_prefill"]["events"] == pytest.approx(took, abs=0.3)
+
+
+async def test_a_step_that_fails_says_so(ds4trio_server: StartServer) -> None:
+    server = await ds4trio_server("--parallel", "1", "--max-queue", "0", "--prefill-tps", "500")
+    target = await open_target(f"http://127.0.0.1:{server.port}")
+    behind = next(step for step in steps(target, await plan(target, quick=True)) if step.name == "behind others")
+    (row,) = await behind.measure()
+    assert row.shown.startswith("no figure: status 429, and no text: ")
+    assert as_document(target, [row])["measured"] == {"behind_others": {"problem": row.shown}}
 
 
 async def test_trouble_is_one_line_and_status_1(ds4trio_server: StartServer) -> None:
