@@ -147,12 +147,13 @@ class _Examination:
     async def alone(self) -> list[Row]:
         client = await whole_answer(self._ask, self._prompt, ANSWER)
         self._prefill = client.times_of_tokens[0]
-        tokens = _prompt_tokens(client) or self._plan.tokens
+        tokens = _prompt_tokens(client)
+        counted = f"{tokens:,} tokens" if tokens else f"about {self._plan.tokens:,} tokens"
         # At once: what comes in between would take the place of a server that keeps one conversation.
         again = await whole_answer(self._ask, self._prompt, 2)
         first_byte = min([client.arrivals[0].at, *([client.started_at] if client.started_at is not None else [])])
         return [
-            Row("prompt", "the prompt, as the server counts it", f"{tokens:,} tokens", {"tokens": tokens}),
+            Row("prompt", "the prompt", counted, {"tokens": tokens or None}),
             Row("first_byte", "first byte of its answer", _seconds(first_byte), {"seconds": first_byte}),
             Row("first_token", "its first token", _seconds(self._prefill), {"seconds": self._prefill}),
             _silence("prefill", "longest silence in its prefill", client, decode=False),

@@ -1,6 +1,7 @@
 """Clients that give up, each in its way, on real sockets: what they do, and that the server notices."""
 
 import sys
+from itertools import pairwise
 
 import pytest
 import trio
@@ -89,11 +90,11 @@ async def test_a_slow_reader_takes_no_more_than_it_says() -> None:
 async def test_the_last_try_of_a_storm_is_answered_and_the_others_have_gone() -> None:
     engine = SimulatedEngine(prefill_tps=3000, decode_tps=1000, answer_tokens=3)
     async with serving(engine) as server, assert_no_orphans(server.app):
-        began = trio.current_time()
         clients = await retry_storm(server.port, LONG, tries=5, within=0.5)
     assert len(clients) == 5
     assert [client.body.endswith(b"data: [DONE]\n\n") for client in clients] == [False] * 4 + [True]
-    assert [client.sent_at - began for client in clients] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4], abs=0.09)
+    # A busy machine is late, but nobody comes early.
+    assert all(later.sent_at - earlier.sent_at >= 0.1 for earlier, later in pairwise(clients))
 
 
 async def test_overlapping_tries_are_all_answered() -> None:
