@@ -29,8 +29,9 @@ async def wait_for_running(engine: SimulatedEngine, count: int) -> None:
     ],
 )
 async def test_a_watchdog_hangs_up_on_a_socket_too(watchdog: Watchdog, reason: str | None) -> None:
+    engine = SimulatedEngine(prefill_tps=2000, answer_tokens=2)
     async with (
-        serving(SimulatedEngine(prefill_tps=2000, answer_tokens=2), heartbeat="off") as server,
+        serving(engine, heartbeat="off", keep_alive_timeout=0.5) as server,
         assert_no_orphans(server.app),
         open_client(server.port, LONG) as client,
     ):
@@ -89,7 +90,7 @@ async def test_a_slow_reader_takes_no_more_than_it_says() -> None:
 
 async def test_the_last_try_of_a_storm_is_answered_and_the_others_have_gone() -> None:
     engine = SimulatedEngine(prefill_tps=3000, decode_tps=1000, answer_tokens=3)
-    async with serving(engine) as server, assert_no_orphans(server.app):
+    async with serving(engine, keep_alive_timeout=0.5) as server, assert_no_orphans(server.app):
         clients = await retry_storm(server.port, LONG, tries=5, within=0.5)
     assert len(clients) == 5
     assert [client.body.endswith(b"data: [DONE]\n\n") for client in clients] == [False] * 4 + [True]
