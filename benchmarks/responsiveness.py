@@ -21,6 +21,7 @@ import trio
 from benchmarks.peers import Contender, open_contenders
 from benchmarks.report import Report, benchmark
 from benchmarks.throughput import body_of
+from ds4trio.probe import measures
 from ds4trio.testing import StreamClient, fresh_prompt, open_client
 
 PARALLEL = 4
@@ -56,9 +57,22 @@ class Measured:
         return f"{statistics.median(values):.3g}{f' ({failed} of {failed + len(values)} gave up)' if failed else ''}"
 
 
-def open_stream(contender: Contender, body: dict[str, Any]) -> AbstractAsyncContextManager[StreamClient]:
+def open_stream(
+    contender: Contender, body: dict[str, Any], *, receive_buffer: int | None = None
+) -> AbstractAsyncContextManager[StreamClient]:
     """A request and its answer."""
-    return open_client(contender.port, body, host=contender.host)
+    return open_client(contender.port, body, host=contender.host, receive_buffer=receive_buffer)
+
+
+def asking(contender: Contender) -> measures.Ask:
+    """How `ds4trio.probe` asks, in words that none of these servers ends early at."""
+
+    def ask(
+        prompt: str, answer: int, *, receive_buffer: int | None = None
+    ) -> AbstractAsyncContextManager[StreamClient]:
+        return open_stream(contender, body_of(prompt, answer=answer), receive_buffer=receive_buffer)
+
+    return ask
 
 
 async def first_token(contender: Contender, body: dict[str, Any]) -> float:
@@ -110,27 +124,12 @@ async def gap_beside(contender: Contender) -> float:
 
 async def silence_queued(contender: Contender) -> float:
     """The longest silence that one hears who comes when all sequences are taken."""
-    async with trio.open_nursery() as nursery:
-
-        async def hold() -> None:
-            async with open_stream(contender, body_of(fresh_prompt(QUEUED), answer=2)) as client:
-                await client.read_all()
-
-        for _ in range(PARALLEL):
-            nursery.start_soon(hold)
-        await trio.sleep(0.3)
-        async with open_stream(contender, body_of(fresh_prompt(QUEUED), answer=2)) as queued:
-            await queued.wait_for_token()
-        nursery.cancel_scope.cancel()
-    return queued.longest_silence
+    return (await measures.behind_others(asking(contender), others=PARALLEL, tokens=QUEUED)).longest_silence
 
 
 async def after_cancel(contender: Contender) -> float:
     """How much later a short prompt's first token is because a client has just left a long prefill."""
-    idle = await first_token(contender, short_prompt())
-    async with open_stream(contender, long_prompt()):
-        await trio.sleep(1.5)
-    return await first_token(contender, short_prompt()) - idle
+    return await measures.after_cancel(asking(contender), fresh_prompt(LONG), stay=1.5)
 
 
 async def second_session(contender: Contender) -> float:
@@ -147,15 +146,12 @@ async def second_session(contender: Contender) -> float:
 
 async def deadline(contender: Contender) -> float:
     """Time until a client is answered that hangs up after 0.4 of a prefill and tries again, in prefills."""
-    whole = await first_token(contender, long_prompt())
-    body = long_prompt()
-    begun = trio.current_time()
-    for _ in range(MOST_TRIES):
-        with trio.move_on_after(DEADLINE * whole):
-            async with open_stream(contender, body) as client:
-                await client.wait_for_token()
-                return (trio.current_time() - begun) / whole
-    raise EOFError
+    ask = asking(contender)
+    whole = await measures.first_token(ask, fresh_prompt(LONG))
+    answered = await measures.with_deadline(ask, fresh_prompt(LONG), patience=DEADLINE * whole, tries=MOST_TRIES)
+    if answered is None:
+        raise EOFError
+    return answered[1] / whole
 
 
 MEASURES: dict[str, tuple[str, Callable[[Contender], Awaitable[float]]]] = {

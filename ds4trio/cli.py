@@ -17,6 +17,7 @@ from ds4trio import __version__
 from ds4trio.agent_commands import agent_config
 from ds4trio.cache_commands import cache
 from ds4trio.config import ConfigError, Settings, describe_settings, field_names, load_settings
+from ds4trio.probe_command import probe
 from ds4trio.trace_commands import trace
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def main() -> None:
 
 main.add_command(agent_config)
 main.add_command(cache)
+main.add_command(probe)
 main.add_command(trace)
 
 

@@ -10,34 +10,25 @@ from typing import Any
 import msgspec
 import trio
 
-from ds4trio.testing.clients import Arrival
+from ds4trio.testing.stream import Arrival, Stream
 
 __all__ = ["AsgiCall", "call_asgi"]
 
 
-class AsgiCall:
+class AsgiCall(Stream):
     """What came of a request so far. Times are seconds since the request was made."""
 
     def __init__(self) -> None:
-        self.status: int | None = None
-        self.headers: dict[str, str] = {}
-        self.started_at: float | None = None
-        self.arrivals: list[Arrival] = []
-        self.ended = trio.Event()
+        super().__init__()
         self.reading = trio.Event()
         self.reading.set()
         """Clear it (with a new event) and the client takes no further bytes."""
-        self._began = trio.current_time()
         self._news = trio.Event()
         self._incoming_send, self._incoming = trio.open_memory_channel[dict[str, Any]](10)
 
-    @property
-    def body(self) -> bytes:
-        """All bytes so far."""
-        return b"".join(arrival.data for arrival in self.arrivals)
-
     def leave(self) -> None:
         """Hang up. Not a checkpoint."""
+        self._over()
         self._incoming_send.send_nowait({"type": "http.disconnect"})
 
     async def wait_for(self, text: bytes) -> None:
@@ -63,7 +54,7 @@ class AsgiCall:
 
     async def _send(self, message: dict[str, Any]) -> None:
         await trio.lowlevel.checkpoint()
-        now = trio.current_time() - self._began
+        now = trio.current_time() - self.sent_at
         if message["type"] == "http.response.start":
             self.status, self.started_at = message["status"], now
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
@@ -72,7 +63,12 @@ class AsgiCall:
             if data := message.get("body", b""):
                 self.arrivals.append(Arrival(now, data))
             if not message.get("more_body", False):
-                self.ended.set()
+                self._complete()
+        self._news.set()
+
+    def _complete(self) -> None:
+        self._over()
+        self.ended.set()
         self._news.set()
 
 
@@ -114,8 +110,7 @@ async def call_asgi(
 
         async def run() -> None:
             await app(scope, call._receive, call._send)
-            call.ended.set()
-            call._news.set()
+            call._complete()
 
         nursery.start_soon(run)
         yield call

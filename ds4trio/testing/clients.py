@@ -1,46 +1,30 @@
-"""A client on a real socket that notes when each byte came and can leave in every way that clients leave.
-
-It knows no protocol beyond JSON in server-sent events, but for the text and the usage of Chat Completions, which is
-what most tests of waiting and sharing look at.
-"""
+"""A client on a real socket that notes when each byte came and can leave in every way that clients leave."""
 
 import random
 import socket
 import struct
+import sys
+from array import array
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import h11
 import msgspec
 import trio
 
-__all__ = ["Arrival", "StreamClient", "StreamEvent", "chat_body", "fresh_prompt", "open_client"]
+from ds4trio.testing.stream import Arrival, Stream
 
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """Bytes of a response body and when they came, in seconds since the request was sent."""
-
-    at: float
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEvent:
-    """A JSON event of a stream and when its last byte came, in seconds since the request was sent."""
-
-    at: float
-    data: dict[str, Any]
-
+__all__ = ["StreamClient", "chat_body", "fresh_prompt", "open_client", "retry_storm"]
 
 WORDS = ("river", "table", "green", "seven", "cloud", "paper", "music", "stone", "light", "winter", "garden", "train")
 
 
 FEWEST_WORDS = 10
 """That nobody has ever said in this order."""
+
+SO_ATTACH_FILTER = 26
+"""Linux; Python has no name for it."""
 
 
 def fresh_prompt(tokens: int) -> str:
@@ -53,96 +37,41 @@ def chat_body(prompt: str, *, stream: bool = True, **members: Any) -> dict[str, 
     return {"stream": stream, "messages": [{"role": "user", "content": prompt}], **members}
 
 
-class StreamClient:
+class StreamClient(Stream):
     """One HTTP/1.1 request on its own connection."""
 
     def __init__(self, stream: trio.SocketStream, connection: h11.Connection) -> None:
+        super().__init__()
         self.stream = stream
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.arrivals: list[Arrival] = []
-        self.sent_at = trio.current_time()
         self._connection = connection
-        self._events: list[StreamEvent] = []
-        self._read_events = 0
-        self._line = b""
 
-    @property
-    def body(self) -> bytes:
-        """All bytes of the body so far."""
-        return b"".join(arrival.data for arrival in self.arrivals)
+    async def read(self, *, most: int = 65536) -> Arrival | None:
+        """The next piece of the body, of at most so many bytes with what frames it; None at its end.
 
-    @property
-    def longest_silence(self) -> float:
-        """Seconds of the longest gap: before the first byte, or between two arrivals."""
-        times = [0.0, *(arrival.at for arrival in self.arrivals)]
-        return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
-
-    @property
-    def times_of_beats(self) -> list[float]:
-        """When heartbeats came."""
-        return [arrival.at for arrival in self.arrivals if arrival.data.startswith((b": ", b" "))]
-
-    @property
-    def events(self) -> list[StreamEvent]:
-        """The JSON events so far; comments and ``[DONE]`` are none."""
-        for arrival in self.arrivals[self._read_events :]:
-            *lines, self._line = (self._line + arrival.data).split(b"\n")
-            self._events += [
-                StreamEvent(arrival.at, msgspec.json.decode(line.removeprefix(b"data: ")))
-                for line in lines
-                if line.startswith(b"data: {")
-            ]
-        self._read_events = len(self.arrivals)
-        return self._events
-
-    @property
-    def pieces(self) -> list[tuple[float, str]]:
-        """The pieces of a chat answer's text, and when they came. A piece may be several tokens."""
-        return [(event.at, text) for event in self.events if (text := _content(event))]
-
-    @property
-    def times_of_tokens(self) -> list[float]:
-        """When the pieces of a chat answer's text came.
-
-        About a piece per token: white space may wait for what follows it, unless the request asks for ``logprobs``.
+        A checkpoint. Raises ``h11.RemoteProtocolError`` if cut off.
         """
-        return [event.at for event in self.events if _content(event) or _logprobs(event)]
-
-    def longest_wait_for_token(self, since: float, until: float) -> float:
-        """Seconds of the longest gap between `times_of_tokens` that reaches into this span of Trio's clock.
-
-        A gap that is open at its end counts up to there.
-        """
-        times = [self.sent_at + at for at in self.times_of_tokens]
-        moments = [self.sent_at, *(time for time in times if time < until), until]
-        return max(later - earlier for earlier, later in pairwise(moments) if later > since)
-
-    @property
-    def text(self) -> str:
-        """A chat answer's text so far."""
-        return "".join(map(_content, self.events))
-
-    @property
-    def usage(self) -> dict[str, Any]:
-        """A chat answer's usage, which a stream has if ``stream_options`` ask for it; empty until it has come."""
-        return next((event.data["usage"] for event in reversed(self.events) if event.data.get("usage")), {})
-
-    async def read(self) -> Arrival | None:
-        """The next piece of the body, None at its end. A checkpoint. Raises ``h11.RemoteProtocolError`` if cut off."""
-        while True:
-            event = self._connection.next_event()
-            if event is h11.NEED_DATA:
-                self._connection.receive_data(await self.stream.receive_some(65536))
-            elif isinstance(event, h11.Response):
-                self.status = event.status_code
-                self.headers = {name.decode(): value.decode() for name, value in event.headers}
-            elif isinstance(event, h11.Data):
-                arrival = Arrival(trio.current_time() - self.sent_at, bytes(event.data))
-                self.arrivals.append(arrival)
+        while not self.ended.is_set():
+            if (arrival := await self._advance(most)) is not None:
                 return arrival
-            elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
-                return None
+        return None
+
+    async def _advance(self, most: int) -> Arrival | None:
+        """Take one thing that comes: bytes, the headers, the end, or a piece of the body, which is returned."""
+        event = self._connection.next_event()
+        now = trio.current_time() - self.sent_at
+        if event is h11.NEED_DATA:
+            self._connection.receive_data(await self.stream.receive_some(most))
+        elif isinstance(event, h11.Response):
+            self.status, self.started_at = event.status_code, now
+            self.headers = {name.decode(): value.decode() for name, value in event.headers}
+        elif isinstance(event, h11.Data):
+            arrival = Arrival(now, bytes(event.data))
+            self.arrivals.append(arrival)
+            return arrival
+        elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
+            self.ended.set()
+            self._over()
+        return None
 
     async def read_all(self) -> bytes:
         """The rest of the body; a checkpoint."""
@@ -155,31 +84,63 @@ class StreamClient:
         while text not in self.body and await self.read() is not None:
             pass
 
+    async def read_slowly(self, bytes_per_second: float) -> None:
+        """Read to the end, byte by byte, no faster than that; a checkpoint.
+
+        The server only notices once the buffers of both kernels are full: give `open_client` a small
+        ``receive_buffer``, and ask for a long answer.
+        """
+        while True:
+            if await self.read(most=1) is None:
+                return
+            await trio.sleep(1 / bytes_per_second)
+
+    async def wait_for_headers(self) -> None:
+        """Read until the status has come, or the end; a checkpoint."""
+        while self.status is None and not self.ended.is_set():
+            await self._advance(65536)
+
+    async def wait_for_arrivals(self, *, more_than: int) -> None:
+        """Read until there are more arrivals than that, or the end; a checkpoint."""
+        while len(self.arrivals) <= more_than and await self.read() is not None:
+            pass
+
     async def wait_for_token(self) -> float:
-        """When the first text of a chat answer came; a checkpoint. Raises EOFError if the answer ends without any."""
+        """When the first of the answer came; a checkpoint. Raises EOFError if the answer ends without any."""
         while not self.times_of_tokens:
             if await self.read() is None:
-                raise EOFError(f"an answer without text: {self.body[-1000:]!r}")
+                raise EOFError(f"status {self.status}, and no text: {self.body[-1000:].decode(errors='replace')}")
         return self.times_of_tokens[0]
 
+    def leave(self) -> None:
+        """Close the connection (FIN), as most clients do. Not a checkpoint."""
+        self._over()
+        self.stream.socket.close()
+
     async def half_close(self) -> None:
-        """Say that nothing more will be sent, and keep reading (FIN)."""
+        """Say that nothing more will be sent (FIN by ``shutdown(SHUT_WR)``), and go on reading; a checkpoint."""
         await self.stream.send_eof()
 
     def reset(self) -> None:
-        """Leave with a RST instead of a FIN. Not a checkpoint."""
+        """Leave with a RST instead of a FIN (SO_LINGER 0), as a process does that is killed. Not a checkpoint."""
         linger = struct.pack("ii", 1, 0)
         self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.stream.socket.close()
+        self.leave()
 
+    def vanish(self) -> None:
+        """Be a machine that has lost its power or its network: from now on nothing comes in. Not a checkpoint.
 
-def _logprobs(event: StreamEvent) -> bool:
-    return any(choice.get("logprobs") for choice in event.data.get("choices", ()))
-
-
-def _content(event: StreamEvent) -> str:
-    """The text of a chat chunk's one choice."""
-    return "".join(choice.get("delta", {}).get("content") or "" for choice in event.data.get("choices", ()))
+        A packet filter on this socket drops whatever arrives, so the server's bytes are not acknowledged, and neither
+        FIN nor RST tells it anything. It needs no root, but Linux: elsewhere it raises ``OSError``. What the kernel
+        has taken already can still be read. When the block of `open_client` is left the kernel does send a FIN: stay
+        in it for as long as the client is to be gone.
+        """
+        if sys.platform != "linux":
+            raise OSError("a socket can only vanish on Linux: elsewhere use a firewall, or pull a cable")
+        drop_all = array("B", struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET: keep 0 bytes of each packet
+        address, _ = drop_all.buffer_info()
+        self.stream.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, address))
+        self._over()
 
 
 @asynccontextmanager
@@ -197,22 +158,60 @@ async def open_client(
 
     ``receive_buffer`` in bytes: a small one makes the server feel soon that nobody reads.
     """
-    sock = trio.socket.socket()
+    sock = trio.socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     if receive_buffer is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    await sock.connect((host, port))
-    data = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
-    connection = h11.Connection(h11.CLIENT)
-    fields = {
-        "host": f"{host}:{port}",
-        "content-type": "application/json",
-        "content-length": str(len(data)),
-        **(headers or {}),
-    }
-    request = connection.send(h11.Request(method=method, target=path, headers=list(fields.items()))) or b""
-    request += connection.send(h11.Data(data=data)) or b""
-    request += connection.send(h11.EndOfMessage()) or b""
     async with trio.SocketStream(sock) as stream:
+        await sock.connect((host, port))
+        data = body if isinstance(body, bytes) else b"" if body is None else msgspec.json.encode(body)
+        connection = h11.Connection(h11.CLIENT)
+        fields = {
+            "host": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "content-type": "application/json",
+            "content-length": str(len(data)),
+            **(headers or {}),
+        }
+        request = connection.send(h11.Request(method=method, target=path, headers=list(fields.items()))) or b""
+        request += connection.send(h11.Data(data=data)) or b""
+        request += connection.send(h11.EndOfMessage()) or b""
         await stream.send_all(request)
-        yield StreamClient(stream, connection)
+        client = StreamClient(stream, connection)
+        try:
+            yield client
+        finally:
+            client._over()
+
+
+async def retry_storm(
+    port: int,
+    body: dict[str, Any],
+    *,
+    tries: int,
+    within: float,
+    overlapping: bool = False,
+    host: str = "127.0.0.1",
+    path: str = "/v1/chat/completions",
+    headers: dict[str, str] | None = None,
+) -> list[StreamClient]:
+    """Send the same request so many times in ``within`` seconds, as an agent with no patience does; a checkpoint.
+
+    Each try hangs up when the next one is sent, unless they are ``overlapping``, as those of several agents are; the
+    last one, or all of them then, read to the end. Returns the clients in the order of their tries.
+    """
+    clients: list[StreamClient] = []
+
+    async def attempt(number: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with open_client(port, body, host=host, path=path, headers=headers) as client:
+            clients.append(client)
+            task_status.started()
+            patient = overlapping or number == tries - 1
+            with trio.move_on_after(float("inf") if patient else within / tries):
+                await client.read_all()
+
+    async with trio.open_nursery() as nursery:
+        for number in range(tries):
+            await nursery.start(attempt, number)
+            if number < tries - 1:
+                await trio.sleep(within / tries)
+    return clients

@@ -1,20 +1,19 @@
 """How agent clients decide that a server is dead, scripted: for tests under virtual time.
 
 A `Watchdog` is one client's rules: how long it waits for headers, which bytes of a stream it counts as a sign of life,
-how long it stands silence, what it chokes on, how long it lives at all. `watch` applies them to a running call as the
-client would, and hangs up when they say so. `WATCHDOGS` are the rules that were measured of real clients, at their
-default settings.
+how long it stands silence, what it chokes on, how long it lives at all. `watch` applies them to a running call, in
+memory or on a socket, as the client would, and hangs up when they say so. `WATCHDOGS` are the rules that were measured
+of real clients, at their default settings; ``Watchdog(idle=30)``, ``Watchdog(idle=30, counts="events")`` and
+``Watchdog(lifetime=60)`` are the plain kinds: an idle timeout by bytes or by parsed events, and a fixed deadline.
 """
 
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 import trio
 
-from ds4trio.testing.asgi import AsgiCall
+from ds4trio.testing.stream import Stream
 
 __all__ = ["WATCHDOGS", "Cut", "Watchdog", "watch"]
 
@@ -43,9 +42,9 @@ class Watchdog:
     ends when an event comes before ``response.created``.
     """
 
-    client: str
-    protocol: Protocol
-    idle: float
+    client: str = "any"
+    protocol: Protocol = "chat"
+    idle: float = math.inf
     headers: float = math.inf
     lifetime: float = math.inf
     counts: Literal["bytes", "events", "news"] = "bytes"
@@ -130,7 +129,7 @@ WATCHDOGS = (
 )
 
 
-async def watch(call: AsgiCall, watchdog: Watchdog) -> Cut | None:
+async def watch(call: Stream, watchdog: Watchdog) -> Cut | None:
     """Be that client until the answer ends (None) or it hangs up; a checkpoint."""
     began = trio.current_time()
     with trio.move_on_after(watchdog.lifetime) as life:
@@ -138,15 +137,15 @@ async def watch(call: AsgiCall, watchdog: Watchdog) -> Cut | None:
             await call.wait_for_headers()
         if call.status is None:
             return _hang_up(call, began, f"no headers after {watchdog.headers:g} s")
-        seen, rest, created = 0, b"", False
+        seen, heard, created = 0, 0, False
         with trio.CancelScope(deadline=trio.current_time() + watchdog.idle) as idle:
             while not call.ended.is_set():
                 await call.wait_for_arrivals(more_than=seen)
-                fresh, seen = b"".join(arrival.data for arrival in call.arrivals[seen:]), len(call.arrivals)
-                *blocks, rest = (rest + fresh).split(b"\n\n")
-                alive = watchdog.counts == "bytes" and bool(fresh)
-                for event in _events(blocks):
-                    kind = event.get("type", "")
+                alive = watchdog.counts == "bytes" and len(call.arrivals) > seen
+                fresh, seen = call.events[heard:], len(call.arrivals)
+                heard += len(fresh)
+                for event in fresh:
+                    kind = event.data.get("type", "")
                     created = created or kind == "response.created"
                     if watchdog.known is not None and kind not in watchdog.known:
                         return _hang_up(call, began, f"an event of type {kind!r}")
@@ -160,13 +159,6 @@ async def watch(call: AsgiCall, watchdog: Watchdog) -> Cut | None:
     return _hang_up(call, began, f"older than {watchdog.lifetime:g} s") if life.cancelled_caught else None
 
 
-def _events(blocks: list[bytes]) -> Iterator[dict[str, object]]:
-    for block in blocks:
-        for line in block.split(b"\n"):
-            if line.startswith(b"data: {"):
-                yield json.loads(line.removeprefix(b"data: "))
-
-
-def _hang_up(call: AsgiCall, began: float, reason: str) -> Cut:
+def _hang_up(call: Stream, began: float, reason: str) -> Cut:
     call.leave()
     return Cut(trio.current_time() - began, reason)

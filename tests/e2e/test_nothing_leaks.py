@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from ds4trio.engine.llama import LlamaEngine
-from ds4trio.testing import chat_body, open_client
+from ds4trio.testing import assert_no_orphans, chat_body, open_client
 from tests.serving import serving
 
 pytestmark = pytest.mark.slow
@@ -37,18 +37,11 @@ async def rude_client(port: int) -> None:
                         await client.read_all()
 
 
-def tasks() -> int:
-    return trio.lowlevel.current_statistics().tasks_living
-
-
 async def test_tasks_sequences_and_cells_are_the_same_after_500_rude_clients() -> None:
     async with serving(None, keep_alive_timeout=0.5, ctx=4096) as server:
         engine = server.app.host.engine()
         assert isinstance(engine, LlamaEngine)
-        await trio.sleep(0.1)
-        before = tasks()
-
-        async with trio.open_nursery() as nursery:
+        async with assert_no_orphans(server.app, within=20), trio.open_nursery() as nursery:
 
             async def one_after_the_other() -> None:
                 for _ in range(CYCLES // AT_ONCE):
@@ -56,10 +49,6 @@ async def test_tasks_sequences_and_cells_are_the_same_after_500_rude_clients() -
 
             for _ in range(AT_ONCE):
                 nursery.start_soon(one_after_the_other)
-
-        with trio.fail_after(20):
-            while tasks() != before or engine.running or engine.waiting:  # noqa: ASYNC110 - nobody tells
-                await trio.sleep(0.05)
 
         batcher = engine._worker._batcher
         assert batcher is not None

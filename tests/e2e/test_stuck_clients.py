@@ -92,3 +92,18 @@ async def test_client_that_vanishes_without_a_fin_is_freed(network: str, prompt:
         finally:
             client.kill()
             await client.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a socket vanishes by a packet filter of Linux")
+@pytest.mark.parametrize("prompt", [ENDLESS, "river table green " * 800], ids=["decode", "prefill"])
+async def test_client_that_takes_no_packet_is_freed(prompt: str) -> None:
+    """The same without a wire to cut, and so without root."""
+    async with (
+        run_server("--stall-timeout", str(STALL_TIMEOUT), "--heartbeat-interval", "1") as server,
+        open_client(server.port, chat_body(prompt, temperature=0)) as client,
+    ):
+        await client.read()
+        client.vanish()
+        line = await server.wait_log(GONE)
+        assert STALL_TIMEOUT - 1 < line.at - client.sent_at - (client.over_at or 0) < MOST_SECONDS
+        await others_are_unharmed(server)

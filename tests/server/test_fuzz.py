@@ -17,10 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from ds4trio.config import Settings
 from ds4trio.engine.simulated import SimulatedEngine
-from ds4trio.server.app import build_app
-from ds4trio.testing import AsgiCall, call_asgi
+from ds4trio.testing import AsgiCall, call_asgi, run_app
 from tests.grammars.chat import check_chat_stream
 from tests.grammars.completions import check_completion_stream
 from tests.grammars.messages import check_messages_stream
@@ -146,11 +144,9 @@ def requests(draw: st.DrawFn, protocol: str) -> dict[str, Any]:
 
 async def answered(protocol: str, answer: str, sent: list[bytes]) -> list[AsgiCall]:
     engine = SimulatedEngine(prefill_tps=1e9, decode_tps=100.0, answer=answer)
-    app = build_app(Settings(engine="simulated", any_model=True, heartbeat_interval=0.05), engine=engine)
     path = f"/v1/{protocol.replace('-', '/')}"
     calls = []
-    async with app.test_app():
-        await app.host.settled.wait()
+    async with run_app(engine, any_model=True, heartbeat_interval=0.05) as app:
         for body in sent:
             async with call_asgi(app, body, path=path) as call:
                 await call.ended.wait()

@@ -1,8 +1,7 @@
 """Who may ask, and who may not: keys, names of this machine, web pages from elsewhere, limits."""
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,16 @@ from trio.testing import MockClock
 from ds4trio.api.errors import ForbiddenError, UnauthorizedError
 from ds4trio.config import ConfigError, Settings, load_settings
 from ds4trio.engine.simulated import SimulatedEngine
-from ds4trio.server.app import App, build_app
+from ds4trio.server.app import App
 from ds4trio.server.guard import Guard, read_keys
-from ds4trio.testing import AsgiCall, call_asgi, chat_body
+from ds4trio.testing import AsgiCall, call_asgi, chat_body, run_app
 from tests.grammars.chat import check_chat_stream
 
 KEYS = ("alice:secret-a", "bob:secret-b")
 
 
-@asynccontextmanager
-async def running(**settings: Any) -> AsyncGenerator[App, None]:
-    app = build_app(Settings(engine="simulated", **settings), engine=SimulatedEngine(prefill_tps=100))
-    async with app.test_app():
-        await app.host.settled.wait()
-        yield app
+def running(**settings: Any) -> AbstractAsyncContextManager[App]:
+    return run_app(SimulatedEngine(prefill_tps=100), **settings)
 
 
 async def asked(app: App, headers: dict[str, str], *, path: str = "/v1/models", method: str = "GET") -> AsgiCall:

@@ -1,8 +1,7 @@
 """What is refused, and how: always JSON in OpenAI's shape, with a status, a message that helps, and a request id."""
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,16 +15,11 @@ from trio.testing import MockClock
 from ds4trio.config import ConfigError, Settings
 from ds4trio.engine.simulated import SimulatedEngine
 from ds4trio.server.app import App, build_app, header_text
-from ds4trio.testing import AsgiCall, call_asgi, chat_body
+from ds4trio.testing import AsgiCall, call_asgi, chat_body, run_app
 
 
-@asynccontextmanager
-async def running(**settings: Any) -> AsyncGenerator[App, None]:
-    engine = SimulatedEngine(prefill_tps=1e6, decode_tps=1e6, context_length=1000)
-    app = build_app(Settings(engine="simulated", **settings), engine=engine)
-    async with app.test_app():
-        await app.host.settled.wait()
-        yield app
+def running(**settings: Any) -> AbstractAsyncContextManager[App]:
+    return run_app(SimulatedEngine(prefill_tps=1e6, decode_tps=1e6, context_length=1000), **settings)
 
 
 async def refused(body: bytes | dict[str, Any], status: int = 400, **call: Any) -> dict[str, Any]:
@@ -278,11 +272,8 @@ async def test_fault_of_the_server_is_logged_without_its_message(caplog: pytest.
         async def prepare(self, build: Any) -> Any:
             raise RuntimeError("SEC" + "RET")  # the log quotes lines of source
 
-    app = build_app(Settings(engine="simulated"), engine=Broken())
-    async with app.test_app():
-        await app.host.settled.wait()
-        async with call_asgi(app, chat_body("hi")) as answer:
-            await answer.ended.wait()
+    async with run_app(Broken()) as app, call_asgi(app, chat_body("hi")) as answer:
+        await answer.ended.wait()
     assert error_of(answer, 500)["code"] == "internal_error"
     assert "RuntimeError" in caplog.text
     assert "in prepare" in caplog.text

@@ -12,11 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from ds4trio.api.errors import CancelledError
-from ds4trio.config import Settings
 from ds4trio.engine import EngineError, Finished, GenerationRequest, Phase, Progress, Rest, TextDelta
 from ds4trio.engine.simulated import SimulatedEngine, SimulatedGeneration
-from ds4trio.server.app import App, build_app
-from ds4trio.testing import AsgiCall, call_asgi, chat_body
+from ds4trio.testing import AsgiCall, call_asgi, chat_body, run_app
 from tests.grammars.chat import check_chat_stream
 from tests.grammars.responses import check_responses_stream
 
@@ -36,14 +34,6 @@ def engine(**options: Any) -> SimulatedEngine:
     return SimulatedEngine(**{"prefill_tps": RATE, "chunk": 2048, **options})
 
 
-@asynccontextmanager
-async def running(simulated: SimulatedEngine, **settings: Any) -> AsyncGenerator[App, None]:
-    app = build_app(Settings(engine="simulated", **settings), engine=simulated)
-    async with app.test_app():
-        await app.host.settled.wait()
-        yield app
-
-
 def beats(call: AsgiCall) -> list[float]:
     return [arrival.at for arrival in call.arrivals if arrival.data.startswith(b": ")]
 
@@ -58,7 +48,7 @@ def multiples_of_five(until: float) -> list[float]:
 
 
 async def test_reference_prefill_is_never_silent(autojump_clock: MockClock) -> None:
-    async with running(engine()) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as call:
+    async with run_app(engine()) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as call:
         await call.ended.wait()
     assert call.status == 200
     assert call.started_at == 0
@@ -74,7 +64,7 @@ async def test_reference_prefill_is_never_silent(autojump_clock: MockClock) -> N
 
 async def test_one_chunk_that_stalls_does_not_silence_the_stream(autojump_clock: MockClock) -> None:
     slow = engine(chunk_seconds=lambda index, seconds: 962.0 if index == 3 else seconds)
-    async with running(slow) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as call:
+    async with run_app(slow) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as call:
         await call.ended.wait()
     total = PREFILL_SECONDS - 2048 / RATE + 962
     assert beats(call) == pytest.approx(multiples_of_five(total))
@@ -82,7 +72,7 @@ async def test_one_chunk_that_stalls_does_not_silence_the_stream(autojump_clock:
 
 async def test_queued_client_hears_its_position_while_the_first_one_stalls(autojump_clock: MockClock) -> None:
     slow = engine(parallel=1, chunk_seconds=lambda index, seconds: 962.0 if index == 3 else seconds)
-    async with running(slow) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as first:
+    async with run_app(slow) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as first:
         await first.wait_for(b"role")
         async with call_asgi(app, chat_body("second")) as second:
             await second.wait_for(b"role")
@@ -97,7 +87,7 @@ async def test_queued_client_hears_its_position_while_the_first_one_stalls(autoj
 
 
 async def test_cached_prompt_sends_no_beat_and_waits_for_no_prefill(autojump_clock: MockClock) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, chat_body(prompt_of(TOKENS))) as cold:
             await cold.ended.wait()
         async with call_asgi(app, chat_body(prompt_of(TOKENS), stream_options={"include_usage": True})) as cached:
@@ -109,10 +99,10 @@ async def test_cached_prompt_sends_no_beat_and_waits_for_no_prefill(autojump_clo
 
 async def test_beat_comes_after_silence_only_also_in_decode(autojump_clock: MockClock) -> None:
     # A token every 4 s keeps the line alive by itself; one every 12 s leaves room for two beats.
-    async with running(engine(decode_tps=1 / 4)) as app, call_asgi(app, chat_body("hi", max_tokens=3)) as call:
+    async with run_app(engine(decode_tps=1 / 4)) as app, call_asgi(app, chat_body("hi", max_tokens=3)) as call:
         await call.ended.wait()
     assert beats(call) == []
-    async with running(engine(decode_tps=1 / 12)) as app, call_asgi(app, chat_body("hi", max_tokens=2)) as call:
+    async with run_app(engine(decode_tps=1 / 12)) as app, call_asgi(app, chat_body("hi", max_tokens=2)) as call:
         await call.ended.wait()
     starts = [a.data for a in call.arrivals if a.data.startswith(b": ")]
     assert [data.partition(b"\n\n")[0] for data in starts[-2:]] == [b": decode 1 tokens"] * 2
@@ -120,7 +110,7 @@ async def test_beat_comes_after_silence_only_also_in_decode(autojump_clock: Mock
 
 async def test_interval_of_zero_turns_the_heartbeat_off(autojump_clock: MockClock) -> None:
     async with (
-        running(engine(), heartbeat_interval=0.0) as app,
+        run_app(engine(), heartbeat_interval=0.0) as app,
         call_asgi(app, chat_body(prompt_of(TOKENS))) as call,
     ):
         await call.ended.wait()
@@ -134,7 +124,7 @@ async def test_client_that_leaves_frees_the_engine_at_once(
     autojump_clock: MockClock, stream: bool, seconds: float
 ) -> None:
     simulated = engine(parallel=1)
-    async with running(simulated) as app:
+    async with run_app(simulated) as app:
         async with call_asgi(app, chat_body(prompt_of(TOKENS), stream=stream)) as call:
             await trio.testing.wait_all_tasks_blocked()
             await trio.sleep(seconds)
@@ -149,7 +139,7 @@ async def test_client_that_leaves_frees_the_engine_at_once(
 async def test_more_choices_than_places_all_come_to_their_end(autojump_clock: MockClock) -> None:
     simulated = engine(parallel=2)
     body = chat_body("hi", n=8, max_tokens=3, stream_options={"include_usage": True})
-    async with running(simulated) as app, call_asgi(app, body) as call:
+    async with run_app(simulated) as app, call_asgi(app, body) as call:
         await call.ended.wait()
     choices = check_chat_stream(call.body)
     assert [choice["finish_reason"] for choice in choices] == ["length"] * 8
@@ -159,7 +149,7 @@ async def test_more_choices_than_places_all_come_to_their_end(autojump_clock: Mo
 
 async def test_choices_share_the_prefill_of_their_prompt(autojump_clock: MockClock) -> None:
     body = chat_body(prompt_of(TOKENS), n=4, max_tokens=1)
-    async with running(engine(parallel=4)) as app, call_asgi(app, body) as call:
+    async with run_app(engine(parallel=4)) as app, call_asgi(app, body) as call:
         await call.ended.wait()
     assert len(check_chat_stream(call.body)) == 4
     assert call.arrivals[-1].at < PREFILL_SECONDS + 1
@@ -167,7 +157,7 @@ async def test_choices_share_the_prefill_of_their_prompt(autojump_clock: MockClo
 
 async def test_choices_that_find_no_place_are_refused_with_a_status(autojump_clock: MockClock) -> None:
     simulated = engine(parallel=1, max_queue=3)
-    async with running(simulated, parallel=1, max_queue=3) as app:
+    async with run_app(simulated, parallel=1, max_queue=3) as app:
         async with call_asgi(app, chat_body(prompt_of(TOKENS))) as first:
             await first.wait_for(b"role")
             async with call_asgi(app, chat_body("hi", n=4)) as call:
@@ -184,7 +174,7 @@ async def test_choices_that_find_no_place_are_refused_with_a_status(autojump_clo
 async def test_impatient_client_of_a_document_hears_in_time(autojump_clock: MockClock) -> None:
     headers = {"user-agent": "python-httpx/0.28.1"}
     body = chat_body(prompt_of(TOKENS), stream=False)
-    async with running(engine()) as app, call_asgi(app, body, headers=headers) as call:
+    async with run_app(engine()) as app, call_asgi(app, body, headers=headers) as call:
         await call.ended.wait()
     assert call.started_at == pytest.approx(5 / 3)
     times = [0.0, *(arrival.at for arrival in call.arrivals)]
@@ -196,7 +186,7 @@ async def test_without_parallel_calls_an_answer_ends_with_its_first_call(autojum
     simulated = engine(answer=f"Well. {call_text}{call_text}" + "more " * 1000)
     tools = [{"type": "function", "function": {"name": "read", "parameters": {"type": "object"}}}]
     body = chat_body("hi", tools=tools, parallel_tool_calls=False, stream_options={"include_usage": True})
-    async with running(simulated) as app, call_asgi(app, body) as call:
+    async with run_app(simulated) as app, call_asgi(app, body) as call:
         await call.ended.wait()
     (choice,) = check_chat_stream(call.body)
     assert choice["content"] == "Well."
@@ -218,7 +208,7 @@ async def test_response_can_be_cancelled_by_its_id_and_ends_as_its_protocol_says
 ) -> None:
     simulated = engine()
     body = {"input": prompt_of(TOKENS), "stream": stream}
-    async with running(simulated) as app, call_asgi(app, body, path="/v1/responses") as call:
+    async with run_app(simulated) as app, call_asgi(app, body, path="/v1/responses") as call:
         await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(after)
         (request_id,) = app.board.live
@@ -239,7 +229,7 @@ async def test_response_can_be_cancelled_by_its_id_and_ends_as_its_protocol_says
 
 
 async def test_only_responses_can_be_cancelled_by_id(autojump_clock: MockClock) -> None:
-    async with running(engine()) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as chat:
+    async with run_app(engine()) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as chat:
         await chat.wait_for(b"role")
         (request_id,) = app.board.live
         path = f"/v1/responses/{request_id.replace('req_', 'resp_')}/cancel"
@@ -286,7 +276,7 @@ async def test_nothing_follows_the_end_of_an_answer_that_was_stopped(autojump_cl
             yield generation
 
     body = {"input": "hi", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    async with running(Pushing()) as app, call_asgi(app, body, path=path) as call:
+    async with run_app(Pushing()) as app, call_asgi(app, body, path=path) as call:
         await call.wait_for_headers()
         generation.push(TextDelta("hello ", 1))
         await call.wait_for(b"hello")
@@ -301,7 +291,7 @@ async def test_nothing_follows_the_end_of_an_answer_that_was_stopped(autojump_cl
 
 
 async def test_response_whose_client_left_does_not_stay_in_progress(autojump_clock: MockClock) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, {"input": prompt_of(TOKENS), "stream": True}, path="/v1/responses") as call:
             await call.wait_for(b"response.created")
             (request_id,) = app.board.live
@@ -312,7 +302,7 @@ async def test_response_whose_client_left_does_not_stay_in_progress(autojump_clo
 
 async def test_client_that_leaves_the_queue_leaves_it_at_once(autojump_clock: MockClock) -> None:
     simulated = engine(parallel=1)
-    async with running(simulated) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as first:
+    async with run_app(simulated) as app, call_asgi(app, chat_body(prompt_of(TOKENS))) as first:
         await first.wait_for(b"role")
         async with call_asgi(app, chat_body("second")) as second:
             await second.wait_for(b"queued")
@@ -321,7 +311,7 @@ async def test_client_that_leaves_the_queue_leaves_it_at_once(autojump_clock: Mo
 
 
 async def test_retry_goes_on_where_the_cancelled_prefill_stopped(autojump_clock: MockClock) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, chat_body(prompt_of(TOKENS))):
             await trio.sleep(200)
         async with call_asgi(app, chat_body(prompt_of(TOKENS))) as retry:
@@ -332,7 +322,7 @@ async def test_retry_goes_on_where_the_cancelled_prefill_stopped(autojump_clock:
 
 
 async def test_document_keeps_its_status_within_the_grace(autojump_clock: MockClock) -> None:
-    async with running(engine()) as app, call_asgi(app, chat_body("hi", stream=False, max_tokens=2)) as call:
+    async with run_app(engine()) as app, call_asgi(app, chat_body("hi", stream=False, max_tokens=2)) as call:
         await call.ended.wait()
     assert call.status == 200
     assert call.headers["content-length"] == str(len(call.body))
@@ -341,7 +331,7 @@ async def test_document_keeps_its_status_within_the_grace(autojump_clock: MockCl
 
 async def test_document_is_kept_alive_with_spaces_after_the_grace(autojump_clock: MockClock) -> None:
     async with (
-        running(engine()) as app,
+        run_app(engine()) as app,
         call_asgi(app, chat_body(prompt_of(TOKENS), stream=False, max_tokens=40)) as call,
     ):
         await call.ended.wait()
@@ -356,7 +346,7 @@ async def test_document_is_kept_alive_with_spaces_after_the_grace(autojump_clock
 
 async def test_grace_of_zero_never_speaks_early(autojump_clock: MockClock) -> None:
     async with (
-        running(engine(), json_grace=0.0) as app,
+        run_app(engine(), json_grace=0.0) as app,
         call_asgi(app, chat_body(prompt_of(TOKENS), stream=False)) as call,
     ):
         await call.ended.wait()
@@ -389,7 +379,7 @@ class FailingEngine(SimulatedEngine):
 
 
 async def test_error_after_the_headers_is_an_event_and_a_clean_end(autojump_clock: MockClock) -> None:
-    async with running(FailingEngine()) as app, call_asgi(app, chat_body("hi")) as call:
+    async with run_app(FailingEngine()) as app, call_asgi(app, chat_body("hi")) as call:
         await call.ended.wait()
     assert call.status == 200
     *_, error, done, _ = call.body.split(b"\n\n")
@@ -402,7 +392,7 @@ async def test_error_of_a_document_has_a_status_within_the_grace(
     autojump_clock: MockClock, tokens: int, status: int
 ) -> None:
     async with (
-        running(FailingEngine(prefill_tps=RATE)) as app,
+        run_app(FailingEngine(prefill_tps=RATE)) as app,
         call_asgi(app, chat_body(prompt_of(tokens), stream=False)) as call,
     ):
         await call.ended.wait()
@@ -414,7 +404,7 @@ async def test_error_of_a_document_has_a_status_within_the_grace(
 async def test_full_queue_is_a_429_with_retry_after(autojump_clock: MockClock, stream: bool) -> None:
     simulated = engine(parallel=1, max_queue=1)
     async with (
-        running(simulated) as app,
+        run_app(simulated) as app,
         call_asgi(app, chat_body(prompt_of(TOKENS))) as first,
         call_asgi(app, chat_body("second")) as second,
     ):
@@ -430,7 +420,7 @@ async def test_full_queue_is_a_429_with_retry_after(autojump_clock: MockClock, s
 
 async def test_client_that_takes_no_bytes_is_cancelled_after_the_stall_timeout(autojump_clock: MockClock) -> None:
     simulated = engine(parallel=1)
-    async with running(simulated, stall_timeout=3.0) as app, call_asgi(app, chat_body("hi")) as call:
+    async with run_app(simulated, stall_timeout=3.0) as app, call_asgi(app, chat_body("hi")) as call:
         call.reading = trio.Event()
         await trio.sleep(2.9)
         assert simulated.running == 1
@@ -440,7 +430,7 @@ async def test_client_that_takes_no_bytes_is_cancelled_after_the_stall_timeout(a
 
 async def test_drain_tells_the_queue_and_lets_the_running_go_on(autojump_clock: MockClock) -> None:
     simulated = engine(parallel=1)
-    async with running(simulated) as app, call_asgi(app, chat_body(prompt_of(1000))) as first:
+    async with run_app(simulated) as app, call_asgi(app, chat_body(prompt_of(1000))) as first:
         await first.wait_for(b"role")
         async with call_asgi(app, chat_body("second")) as second:
             await second.wait_for(b"role")
@@ -459,7 +449,7 @@ async def test_drain_tells_the_queue_and_lets_the_running_go_on(autojump_clock: 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_server_that_stops_says_so(autojump_clock: MockClock, stream: bool) -> None:
     simulated = engine()
-    async with running(simulated) as app, trio.open_nursery() as nursery:
+    async with run_app(simulated) as app, trio.open_nursery() as nursery:
         calls: list[AsgiCall] = []
 
         async def ask() -> None:

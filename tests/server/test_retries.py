@@ -20,9 +20,9 @@ from ds4trio.engine import GenerationRequest, Progress, Rest, Suspended
 from ds4trio.engine.simulated import WORDS, SimulatedEngine, SimulatedGeneration, Writing
 from ds4trio.server import retries
 from ds4trio.server.app import App
-from ds4trio.testing import AsgiCall, call_asgi, chat_body
+from ds4trio.testing import AsgiCall, call_asgi, chat_body, run_app
 from tests.grammars.chat import check_chat_stream
-from tests.server.test_lifeline import contents, engine, running
+from tests.server.test_lifeline import contents, engine
 
 TOKENS = 64
 TOKEN = 1 / 20
@@ -66,7 +66,7 @@ def is_new(seconds: float) -> bool:
 
 @pytest.mark.parametrize("tokens", [1, 32, 51, 62])
 async def test_a_cut_answer_is_told_again_at_once_and_goes_on(autojump_clock: Clock, tokens: int) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         await cut(app, chat_body("hi"), tokens=tokens)
         await trio.sleep(100)
         assert app.host.engine().running == 0, "nothing is computed for nobody"
@@ -79,7 +79,7 @@ async def test_a_cut_answer_is_told_again_at_once_and_goes_on(autojump_clock: Cl
 
 
 async def test_a_retry_has_ids_of_its_own(autojump_clock: Clock) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, chat_body("hi")) as first:
             await first.wait_for(b"rate")
         retry, _ = await ask(app, chat_body("hi"))
@@ -93,7 +93,7 @@ async def test_the_retry_may_come_in_another_protocol_and_unstreamed(autojump_cl
     body: dict[str, Any] = {"model": "simulated", "max_tokens": 60, "messages": [{"role": "user", "content": "hi"}]}
     if path == "/v1/responses":
         body = {"model": "simulated", "max_output_tokens": 60, "input": "hi"}
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         await cut(app, chat_body("hi", max_tokens=60), tokens=50)
         retry, seconds = await ask(app, body, path=path)
     assert seconds == pytest.approx(10 * TOKEN, abs=2 * TOKEN)
@@ -108,7 +108,7 @@ async def test_the_retry_may_come_in_another_protocol_and_unstreamed(autojump_cl
 async def test_every_try_comes_further(autojump_clock: Clock) -> None:
     """A client whose deadline is 0.4 of the time that its answer takes has it in the third try."""
     took = 0.0
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         for _ in range(3):
             began = trio.current_time()
             async with call_asgi(app, chat_body("hi")) as call:
@@ -121,7 +121,7 @@ async def test_every_try_comes_further(autojump_clock: Clock) -> None:
 
 async def test_several_choices_are_kept_each(autojump_clock: Clock) -> None:
     body = chat_body("hi", n=3)
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, body) as first:
             await first.wait_for(b"words")
             await trio.sleep(20 * TOKEN)
@@ -136,7 +136,7 @@ async def test_several_choices_are_kept_each(autojump_clock: Clock) -> None:
 
 async def test_a_choice_that_had_not_begun_begins(autojump_clock: Clock) -> None:
     body = chat_body("hi", n=2)
-    async with running(engine(parallel=1)) as app:
+    async with run_app(engine(parallel=1)) as app:
         await cut(app, body, tokens=60)
         retry, seconds = await ask(app, body)
     assert seconds == pytest.approx(ANSWER + 4 * TOKEN, abs=4 * TOKEN)
@@ -144,7 +144,7 @@ async def test_a_choice_that_had_not_begun_begins(autojump_clock: Clock) -> None
 
 
 async def test_an_answer_that_was_complete_and_not_taken_is_told_again(autojump_clock: Clock) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, chat_body("hi")) as first:
             await first.wait_for(b"rate")
             first.reading = trio.Event()  # it reads no more, and the rest is computed
@@ -159,7 +159,7 @@ async def test_an_answer_that_was_complete_and_not_taken_is_told_again(autojump_
 
 async def test_what_the_clients_stop_string_ended_ends_there_again(autojump_clock: Clock) -> None:
     body = chat_body("hi", stop=["always"])
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, body) as first:
             await first.wait_for(b"Simulated")
             first.reading = trio.Event()
@@ -171,7 +171,7 @@ async def test_what_the_clients_stop_string_ended_ends_there_again(autojump_cloc
 
 
 async def test_a_client_that_stalled_finds_its_answer(autojump_clock: Clock) -> None:
-    async with running(engine(), stall_timeout=1.0) as app:
+    async with run_app(engine(), stall_timeout=1.0) as app:
         async with call_asgi(app, chat_body("hi")) as first:
             await first.wait_for(b"rate")
             first.reading = trio.Event()
@@ -183,7 +183,7 @@ async def test_a_client_that_stalled_finds_its_answer(autojump_clock: Clock) -> 
 
 
 async def test_a_try_that_leaves_before_its_turn_loses_nothing(autojump_clock: Clock) -> None:
-    async with running(engine(parallel=1)) as app:
+    async with run_app(engine(parallel=1)) as app:
         await cut(app, chat_body("hi"), tokens=50)
         async with call_asgi(app, chat_body("another")) as other:
             await other.wait_for(b"rate")
@@ -196,7 +196,7 @@ async def test_a_try_that_leaves_before_its_turn_loses_nothing(autojump_clock: C
 
 
 async def test_a_try_that_is_refused_loses_nothing(autojump_clock: Clock) -> None:
-    async with running(engine(parallel=1, max_queue=0)) as app:
+    async with run_app(engine(parallel=1, max_queue=0)) as app:
         await cut(app, chat_body("hi", n=1), tokens=50)
         async with call_asgi(app, chat_body("another")) as other:
             await other.wait_for(b"rate")
@@ -227,7 +227,7 @@ async def test_a_try_that_is_refused_loses_nothing(autojump_clock: Clock) -> Non
     ids=lambda other: next(iter(other)),
 )
 async def test_what_was_asked_otherwise_is_computed(autojump_clock: Clock, other: dict[str, Any]) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         await cut(app, chat_body("hi", seed=1), tokens=50)
         _, seconds = await ask(app, {**chat_body("hi", seed=1), **other})
         assert is_new(seconds)
@@ -235,7 +235,7 @@ async def test_what_was_asked_otherwise_is_computed(autojump_clock: Clock, other
 
 
 async def test_identifiers_of_the_client_are_no_difference(autojump_clock: Clock) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         await cut(app, chat_body("hi", user="a", metadata={"try": "1"}), tokens=50, headers={"x-request-id": "1"})
         _, seconds = await ask(app, chat_body("hi", user="b", metadata={"try": "2"}), headers={"x-request-id": "2"})
     assert not is_new(seconds)
@@ -243,7 +243,7 @@ async def test_identifiers_of_the_client_are_no_difference(autojump_clock: Clock
 
 @pytest.mark.parametrize("header", ["Authorization", "x-api-key"])
 async def test_an_answer_belongs_to_its_key(autojump_clock: Clock, header: str) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         await cut(app, chat_body("hi"), tokens=50, headers={header: "Bearer one"})
         _, stranger = await ask(app, chat_body("hi"), headers={header: "Bearer two"})
         _, nobody = await ask(app, chat_body("hi"))
@@ -254,7 +254,7 @@ async def test_an_answer_belongs_to_its_key(autojump_clock: Clock, header: str) 
 
 
 async def test_two_clients_that_are_both_there_have_an_answer_each(autojump_clock: Clock) -> None:
-    async with running(engine()) as app, call_asgi(app, chat_body("hi")) as first:
+    async with run_app(engine()) as app, call_asgi(app, chat_body("hi")) as first:
         await first.wait_for(b"words")
         _, seconds = await ask(app, chat_body("hi"))
         assert is_new(seconds)
@@ -264,7 +264,7 @@ async def test_two_clients_that_are_both_there_have_an_answer_each(autojump_cloc
 
 async def test_only_one_takes_over(autojump_clock: Clock) -> None:
     took: list[float] = []
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         await cut(app, chat_body("hi"), tokens=50)
 
         async def retry() -> None:
@@ -277,7 +277,7 @@ async def test_only_one_takes_over(autojump_clock: Clock) -> None:
 
 
 async def test_of_two_that_vanish_the_one_that_came_further_is_kept(autojump_clock: Clock) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, chat_body("hi")) as first:
             while told(first) < 50:
                 await first.wait_for_arrivals(more_than=len(first.arrivals))
@@ -291,7 +291,7 @@ async def test_of_two_that_vanish_the_one_that_came_further_is_kept(autojump_clo
 
 
 async def test_an_answer_that_the_server_stopped_is_not_kept(autojump_clock: Clock) -> None:
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         async with call_asgi(app, chat_body("hi")) as first:
             await first.wait_for(b"words")
             first.reading = trio.Event()  # so that its client leaves after it was stopped
@@ -326,7 +326,7 @@ class SlowlyLeft(SimulatedEngine):
 
 
 async def test_a_retry_waits_for_its_twin_to_stop(autojump_clock: Clock) -> None:
-    async with running(SlowlyLeft()) as app, call_asgi(app, chat_body("hi")) as first:
+    async with run_app(SlowlyLeft()) as app, call_asgi(app, chat_body("hi")) as first:
         while told(first) < 50:
             await first.wait_for_arrivals(more_than=len(first.arrivals))
         first.leave()
@@ -338,7 +338,7 @@ async def test_a_retry_waits_for_its_twin_to_stop(autojump_clock: Clock) -> None
 
 
 async def test_a_retry_that_gives_up_while_its_twin_stops_is_in_nobodys_way(autojump_clock: Clock) -> None:
-    async with running(SlowlyLeft()) as app, call_asgi(app, chat_body("hi")) as first:
+    async with run_app(SlowlyLeft()) as app, call_asgi(app, chat_body("hi")) as first:
         await first.wait_for(b"words")
         first.leave()
         await trio.testing.wait_all_tasks_blocked()
@@ -353,7 +353,7 @@ async def test_a_retry_that_gives_up_while_its_twin_stops_is_in_nobodys_way(auto
 
 @pytest.mark.parametrize(("after", "new"), [(WINDOW - 1, False), (WINDOW + 1, True)])
 async def test_an_answer_is_kept_for_its_window(autojump_clock: Clock, after: float, new: bool) -> None:
-    async with running(engine(), retry_window=WINDOW) as app:
+    async with run_app(engine(), retry_window=WINDOW) as app:
         await cut(app, chat_body("hi"), tokens=50)
         await trio.sleep(after)
         assert app.retries.kept == (0 if new else 1)
@@ -362,7 +362,7 @@ async def test_an_answer_is_kept_for_its_window(autojump_clock: Clock, after: fl
 
 
 async def test_a_window_of_zero_keeps_nothing(autojump_clock: Clock) -> None:
-    async with running(engine(), retry_window=0.0) as app:
+    async with run_app(engine(), retry_window=0.0) as app:
         await cut(app, chat_body("hi"), tokens=50)
         assert app.retries.kept == 0
         _, seconds = await ask(app, chat_body("hi"))
@@ -379,7 +379,7 @@ async def test_the_oldest_goes_first_where_there_are_too_many(
 
     monkeypatch.setattr(retries, "MOST_KEPT", 2)
     monkeypatch.setattr(Writing, "close", noted_close)
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         for prompt in ("one", "two", "three"):
             await cut(app, chat_body(prompt), tokens=50)
         assert app.retries.kept == 2
@@ -395,7 +395,7 @@ async def test_the_oldest_goes_first_where_it_is_too_much(
     autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "MOST_KEPT_BYTES", 45 * retries.EVENT_BYTES)
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         await cut(app, chat_body("one"), tokens=20)
         await cut(app, chat_body("two"), tokens=20)
         await cut(app, chat_body("three"), tokens=10)
@@ -410,7 +410,7 @@ async def test_the_oldest_goes_first_where_it_is_too_much(
 
 async def test_the_log_says_who_takes_over(autojump_clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         await cut(app, chat_body("a secret"), tokens=50, headers={"authorization": "Bearer hidden"})
         await ask(app, chat_body("a secret"), headers={"authorization": "Bearer hidden"})
     assert re.search(r"chat req_\w+ is kept for a retry for 600 s \(output 5\d\)", caplog.text)
@@ -424,6 +424,6 @@ async def test_schemas_may_be_nested_deeply(autojump_clock: Clock) -> None:
     for _ in range(300):
         schema = {"type": "object", "properties": {"a": schema}}
     tools = [{"type": "function", "function": {"name": "read", "parameters": schema}}]
-    async with running(engine()) as app:
+    async with run_app(engine()) as app:
         call, _ = await ask(app, chat_body("hi", tools=tools))
     assert call.status == 200

@@ -35,6 +35,7 @@ async def test_it_may_have_more_connections_than_a_shell_allows() -> None:
 async def status_of(server: ServerProcess, key: str, *, path: str = "/v1/models") -> int:
     async with open_client(server.port, method="GET", path=path, headers={"x-api-key": key}) as client:
         await client.read_all()
+    assert client.status is not None
     return client.status
 
 

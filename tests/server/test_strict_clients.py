@@ -1,8 +1,7 @@
 """Real clients' watchdogs against a prefill of three times their patience, under virtual time."""
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from itertools import pairwise
 from typing import Any
 
@@ -10,10 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from ds4trio.config import Settings
 from ds4trio.engine.simulated import SimulatedEngine
-from ds4trio.server.app import App, build_app
-from ds4trio.testing import WATCHDOGS, Watchdog, call_asgi, watch
+from ds4trio.server.app import App
+from ds4trio.testing import WATCHDOGS, Watchdog, call_asgi, run_app, watch
 from tests.grammars.chat import check_chat_stream
 from tests.grammars.messages import check_messages_stream
 from tests.grammars.responses import check_responses_stream
@@ -24,13 +22,8 @@ QWEN = next(watchdog for watchdog in WATCHDOGS if watchdog.client == "Qwen Code"
 MORTAL = [watchdog for watchdog in WATCHDOGS if watchdog is not QWEN]
 
 
-@asynccontextmanager
-async def running(**settings: Any) -> AsyncGenerator[App, None]:
-    engine = SimulatedEngine(prefill_tps=RATE, chunk=512, answer=ANSWER)
-    app = build_app(Settings(engine="simulated", any_model=True, **settings), engine=engine)
-    async with app.test_app():
-        await app.host.settled.wait()
-        yield app
+def running(**settings: Any) -> AbstractAsyncContextManager[App]:
+    return run_app(SimulatedEngine(prefill_tps=RATE, chunk=512, answer=ANSWER), any_model=True, **settings)
 
 
 def body_for(watchdog: Watchdog, seconds: float) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from ds4trio.config import Settings
 from ds4trio.engine.simulated import SimulatedEngine
-from ds4trio.server.app import build_app
+from ds4trio.server.app import App
 from ds4trio.server.urgency import stated_priority
-from ds4trio.testing import call_asgi
+from ds4trio.testing import call_asgi, run_app
 
 
 @pytest.mark.parametrize(
@@ -105,11 +104,10 @@ PROMPTS: dict[str, dict[str, object]] = {
 async def test_the_more_urgent_goes_first(
     autojump_clock: MockClock, path: str, headers: dict[str, str], members: dict[str, int], first: str
 ) -> None:
-    app = build_app(Settings(engine="simulated"), engine=SimulatedEngine(parallel=1))
     ended: list[str] = []
 
     async def ask(
-        name: str, members: dict[str, int], headers: dict[str, str], task_status: trio.TaskStatus[None]
+        app: App, name: str, members: dict[str, int], headers: dict[str, str], task_status: trio.TaskStatus[None]
     ) -> None:
         body = json.dumps({"model": "simulated", "stream": True, **PROMPTS[path], **members}).encode()
         async with call_asgi(app, body, path=path, headers=headers) as call:
@@ -119,10 +117,8 @@ async def test_the_more_urgent_goes_first(
             await call.ended.wait()
         ended.append(name)
 
-    async with app.test_app():
-        await app.host.settled.wait()
-        async with trio.open_nursery() as nursery:
-            await nursery.start(ask, "running", {}, {})
-            await nursery.start(ask, "normal", {}, {})
-            await nursery.start(ask, "urgent", members, headers)
+    async with run_app(SimulatedEngine(parallel=1)) as app, trio.open_nursery() as nursery:
+        await nursery.start(ask, app, "running", {}, {})
+        await nursery.start(ask, app, "normal", {}, {})
+        await nursery.start(ask, app, "urgent", members, headers)
     assert ended[:2] == ["running", first]

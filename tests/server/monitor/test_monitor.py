@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from itertools import pairwise
 from typing import Any
 
@@ -12,27 +11,22 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
-from ds4trio.config import Settings
 from ds4trio.engine import Phase, Progress
 from ds4trio.engine.simulated import SimulatedEngine
-from ds4trio.server.app import App, build_app
+from ds4trio.server.app import App
 from ds4trio.server.monitor import Board, Metrics, Record, RequestLog
 from ds4trio.server.monitor.board import LEAST_WAIT, MOST_AT_ONCE, MOST_ENDED, MOST_WAIT
-from ds4trio.testing import call_asgi, chat_body
+from ds4trio.testing import call_asgi, chat_body, run_app
 from tests.grammars.chat import check_chat_stream
 
 PROMPT = "a" * 4000  # a bit more than 1,000 tokens
 
 
-@asynccontextmanager
-async def running(**settings: Any) -> AsyncGenerator[App, None]:
+def running(**settings: Any) -> AbstractAsyncContextManager[App]:
     engine = SimulatedEngine(
         parallel=1, prefill_tps=100, decode_tps=10, chunk=100, answer_tokens=20, max_queue=5 * MOST_AT_ONCE
     )
-    app = build_app(Settings(engine="simulated", **settings), engine=engine)
-    async with app.test_app():
-        await app.host.settled.wait()
-        yield app
+    return run_app(engine, **settings)
 
 
 async def ask(app: App, path: str, *, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, bytes]:
