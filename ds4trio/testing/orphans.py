@@ -37,8 +37,9 @@ async def assert_no_orphans(
     Of an application in this process (`run_app`, or one that serves here) it watches all tasks of this Trio run, by an
     instrument, the threads that work, and the requests and KV cells that the engine counts; a task that the block
     itself leaves behind is an orphan too, and so is a connection that Hypercorn keeps after a complete answer, at times
-    until its keep-alive timeout although the client has gone: make that shorter than ``within``. Of a server process it asks ``/health``, ``/requests`` and ``/slots``, with
-    ``headers`` where it wants a key. Entering and leaving are checkpoints. An error in the block goes through as it is.
+    until its keep-alive timeout although the client has gone: make that shorter than ``within``. Of a server process it
+    asks ``/health``, ``/requests`` and ``/slots``, with ``headers`` where it wants a key. Entering and leaving are
+    checkpoints. An error in the block goes through as it is.
     """
     tasks = _Tasks()
     look = _look_at_process(server, headers or {}) if isinstance(server, ServerProcess) else _look_at_app(server, tasks)
