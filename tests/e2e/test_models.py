@@ -48,7 +48,7 @@ async def expected(model: Path) -> str:
         return await answer(server)
 
 
-async def get(server: ServerProcess, path: str) -> tuple[int, Any]:
+async def get(server: ServerProcess, path: str) -> tuple[int | None, Any]:
     async with open_client(server.port, method="GET", path=path) as client:
         await client.read_all()
     return client.status, json.loads(client.body)

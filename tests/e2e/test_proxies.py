@@ -121,7 +121,7 @@ async def test_whom_the_server_answers_through_a_proxy(kind: Kind, tmp_path: Pat
         assert [await status(port, key=""), await status(port, key=KEY)] == [401, 200]
 
 
-async def status(port: int, *, key: str) -> int:
+async def status(port: int, *, key: str) -> int | None:
     client: StreamClient
     async with ask(port, chat_body("hi"), key=key) as client:
         await client.read_all()
