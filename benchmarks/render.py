@@ -33,6 +33,7 @@ TITLES = {
     "restart": "Restarts, kills and retries",
     "replay": "The next turn",
     "cost": "What protocols cost",
+    "fuzz": "Bad input",
 }
 ORDER = tuple(TITLES)
 README = Path("README.md")

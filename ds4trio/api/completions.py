@@ -18,7 +18,7 @@ from ds4trio.api.transcript import Transcript
 from ds4trio.chat import ContentDelta
 from ds4trio.engine import Progress, TokenLogprob
 
-__all__ = ["Completions"]
+__all__ = ["CompletionRequest", "Completions"]
 
 # The API's own default, which clients of this endpoint count on.
 DEFAULT_MAX_TOKENS = 16

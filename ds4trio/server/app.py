@@ -12,13 +12,14 @@ from werkzeug.exceptions import HTTPException
 from ds4trio.api.errors import ApiError
 from ds4trio.config import Settings, changed_settings, load_settings
 from ds4trio.engine import Engine
-from ds4trio.server.connection import LifelineConnection
+from ds4trio.server.connection import LifelineConnection, NoWebSocket
 from ds4trio.server.errors import api_error, error_response, log_breakdown
 from ds4trio.server.guard import Guard
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor import Board
 from ds4trio.server.monitor.routes import add_monitor_routes
 from ds4trio.server.monitor.trace import TraceFile
+from ds4trio.server.openapi import add_openapi_route
 from ds4trio.server.ops import add_ops_routes
 from ds4trio.server.retries import RetryMemory
 from ds4trio.server.routes import add_routes, protocol_error_document
@@ -40,6 +41,7 @@ class App(QuartTrio):
     """A QuartTrio that owns an `EngineHost` for the length of its lifespan."""
 
     asgi_http_class = LifelineConnection
+    asgi_websocket_class = NoWebSocket
 
     def __init__(self, settings: Settings, host: EngineHost) -> None:
         super().__init__("ds4trio", static_folder=None)
@@ -49,6 +51,8 @@ class App(QuartTrio):
         self.board = Board(kv=lambda: host.kv)
         self.retries = RetryMemory(window=settings.retry_window)
         self.trace = TraceFile(Path(settings.trace)) if settings.trace else None
+        # Clients of an API do not follow redirects; such a path is none.
+        self.url_map.merge_slashes = False
         self.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
         self.config["BODY_TIMEOUT"] = settings.body_timeout
         # The engine's task ends when it is told to, not after a grace that would pass in any case.
@@ -139,6 +143,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
     add_tokenizer_routes(app, app.host)
     add_ops_routes(app, app.host, settings, app.board, app.guard)
     add_monitor_routes(app, app.host, settings, app.board, app.guard)
+    add_openapi_route(app, app.host.names[0])
     return app
 
 

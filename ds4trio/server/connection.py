@@ -17,14 +17,15 @@ from quart import Request
 from quart.asgi import ASGIHTTPConnection
 from quart.typing import ResponseTypes
 from quart.utils import encode_headers
-from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.asgi import TrioASGIHTTPConnection, TrioASGIWebsocketConnection
 
+from ds4trio.api.errors import InvalidRequestError, openai_error_document
 from ds4trio.engine import EngineStoppedError
 from ds4trio.server.errors import api_error
 from ds4trio.server.lifeline import Lifeline
 from ds4trio.server.wire import break_connection
 
-__all__ = ["LifelineConnection"]
+__all__ = ["LifelineConnection", "NoWebSocket"]
 
 FAREWELL_SECONDS = 0.5
 """How long a client that does not read may hold up the end of the server."""
@@ -135,3 +136,15 @@ class LifelineConnection(TrioASGIHTTPConnection):
         client, server = self.scope.get("client"), self.scope.get("server")
         if client and server and server[1] is not None:
             break_connection((client[0], client[1]), (server[0], server[1]))
+
+
+class NoWebSocket(TrioASGIWebsocketConnection):
+    """Set as ``app.asgi_websocket_class``: there are none here, and Quart's own would need error handlers."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Refuse the handshake; a checkpoint."""
+        error = InvalidRequestError("there are no WebSockets here; send a plain HTTP request", code="unsupported")
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
+        document = openai_error_document(error)
+        await send({"type": "websocket.http.response.body", "body": document, "more_body": False})

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import hypercorn.protocol
 import hypercorn.trio
 import hypercorn.trio.run
 import trio
@@ -28,6 +29,7 @@ from ds4trio.server.app import App, build_app
 from ds4trio.server.errors import first_leaf
 from ds4trio.server.guard import is_loopback, read_keys
 from ds4trio.server.monitor.log_output import set_log_level
+from ds4trio.server.protocols import Http1, Http2
 
 if TYPE_CHECKING:
     from ds4trio.server.monitor.terminal import Terminal
@@ -300,6 +302,9 @@ async def run_hypercorn(
     places = trio.Semaphore(app.settings.max_connections)
     guarded: Any = partial(GuardedConnection, places)
     hypercorn.trio.run.TCPServer = guarded  # type: ignore[attr-defined]  # not exported, see above
+    # Nor to be given protocols.
+    hypercorn.protocol.H11Protocol = Http1  # type: ignore[attr-defined]  # as above
+    hypercorn.protocol.H2Protocol = Http2  # type: ignore[attr-defined]  # as above
     await hypercorn.trio.serve(app, config, shutdown_trigger=stop.wait, task_status=task_status)
 
 

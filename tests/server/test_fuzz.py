@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
@@ -18,8 +19,12 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from ds4trio.engine.simulated import SimulatedEngine
+from ds4trio.server.openapi.answers.completions import ChatChunk, ChatCompletion, Completion, CompletionChunk
+from ds4trio.server.openapi.answers.errors import MessagesError, OpenAIError
+from ds4trio.server.openapi.answers.messages import Message
+from ds4trio.server.openapi.answers.responses import Response
 from ds4trio.testing import AsgiCall, call_asgi, run_app
-from tests.grammars.chat import check_chat_stream
+from tests.grammars.chat import check_chat_stream, sse_data
 from tests.grammars.completions import check_completion_stream
 from tests.grammars.messages import check_messages_stream
 from tests.grammars.responses import check_responses_stream
@@ -98,6 +103,13 @@ CHECKS: dict[str, Callable[[bytes], object]] = {
     "responses": check_responses_stream,
     "messages": check_messages_stream,
 }
+DOCUMENTS: dict[str, type] = {
+    "chat-completions": ChatCompletion,
+    "completions": Completion,
+    "responses": Response,
+    "messages": Message,
+}
+CHUNKS: dict[str, type] = {"chat-completions": ChatChunk, "completions": CompletionChunk}
 values = st.recursive(
     st.none()
     | st.booleans()
@@ -162,11 +174,13 @@ def check(protocol: str, stream: bool, call: AsgiCall) -> None:
         error = json.loads(call.body)["error"]
         assert error["message"]
         assert error["type"]
-        assert ("type" in json.loads(call.body)) == (protocol == "messages")
+        msgspec.json.decode(call.body, type=MessagesError if protocol == "messages" else OpenAIError)
     elif stream:
         CHECKS[protocol](call.body)
+        for event in sse_data(call.body)[:-1] if protocol in CHUNKS else ():
+            msgspec.json.decode(event, type=CHUNKS[protocol])
     else:
-        assert json.loads(call.body)["id"]
+        msgspec.json.decode(call.body, type=DOCUMENTS[protocol])
 
 
 @pytest.mark.parametrize("protocol", list(SMALL))

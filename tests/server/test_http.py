@@ -318,3 +318,9 @@ async def test_an_error_of_anthropics_protocol_names_its_request() -> None:
         await answer.ended.wait()
     assert answer.status == 400
     assert json.loads(answer.body)["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("path", ["/v1//models", "/v1/responses/..//cancel", "/v1/models//", "/health/"])
+async def test_no_path_is_redirected(path: str) -> None:
+    """Clients of an API do not follow, and the page that Quart sends along is none of its errors."""
+    assert (await refused(b"", 404, method="GET", path=path))["message"]

@@ -17,7 +17,7 @@ from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.api.task import Task
 from ds4trio.chat import Conversation, Message, OutputFormat, Role, Thinking, Tool, ToolCall, ToolChoice, thinking_of
 
-__all__ = ["parse"]
+__all__ = ["ChatRequest", "parse"]
 
 MOST_CHOICES = 8
 MOST_TOP_LOGPROBS = 20

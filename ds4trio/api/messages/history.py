@@ -7,10 +7,10 @@ warning.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Raw, Struct, field
 
 from ds4trio.api.body import decode
 from ds4trio.api.errors import InvalidRequestError, shown
@@ -43,7 +43,7 @@ class Block(Struct):
     signature: str | None = None
     id: str | None = None
     name: str | None = None
-    input: msgspec.Raw = msgspec.Raw(b"{}")
+    input: Annotated[Raw, Meta(extra_json_schema={"type": "object"})] = field(default_factory=lambda: Raw(b"{}"))
     tool_use_id: str | None = None
     content: "str | list[Block] | dict[str, Any] | None" = None
     is_error: bool | None = None

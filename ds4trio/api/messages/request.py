@@ -18,7 +18,7 @@ from ds4trio.api.messages.tools import ToolChoiceParam, ToolParam, read_tool_cho
 from ds4trio.api.task import Task
 from ds4trio.chat import Conversation, OutputFormat, Thinking, thinking_of
 
-__all__ = ["parse"]
+__all__ = ["MessagesRequest", "parse"]
 
 
 class ThinkingParam(Struct):

@@ -31,7 +31,7 @@ TEXT_PARTS = ("input_text", "output_text", "text", "summary_text", "reasoning_te
 MOST_REFERENCES = 1000
 
 
-class ContentPart(Struct):
+class ItemPart(Struct):
     """A part of a message, of a tool's output or of reasoning."""
 
     type: str
@@ -45,8 +45,8 @@ class InputItem(Struct):
     type: str | None = None
     id: str | None = None
     role: str | None = None
-    content: str | list[ContentPart] | None = None
-    summary: list[ContentPart] | None = None
+    content: str | list[ItemPart] | None = None
+    summary: list[ItemPart] | None = None
     encrypted_content: str | None = None
     call_id: str | None = None
     name: str | None = None
@@ -292,13 +292,13 @@ def _text(path: str, value: object) -> str:
     if isinstance(value, str):
         return value
     try:
-        parts = msgspec.convert(value, list[ContentPart])
+        parts = msgspec.convert(value, list[ItemPart])
     except msgspec.ValidationError as error:
         raise invalid(error, at=path) from None
     return "".join(_part(f"{path}[{index}]", part) for index, part in enumerate(parts))
 
 
-def _part(path: str, part: ContentPart) -> str:
+def _part(path: str, part: ItemPart) -> str:
     if part.type == "refusal":
         return part.refusal or ""
     if part.type not in TEXT_PARTS:

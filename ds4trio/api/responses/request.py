@@ -6,11 +6,12 @@ members that are repeated or kept exactly as the client wrote them are left as r
 which may be megabytes: each item is decoded by itself, since other threads cannot run in the middle of a decoding.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta, Raw, Struct, field
 
 from ds4trio.api.body import SamplingMembers, decode, verbatim
 from ds4trio.api.errors import InvalidRequestError, shown
@@ -18,11 +19,11 @@ from ds4trio.api.responses.answer import Keeping, Reply, ResponsesDocument, Resp
 from ds4trio.api.responses.items import InputItem, read_items
 from ds4trio.api.responses.output_items import Presentation
 from ds4trio.api.responses.store import ResponseStore
-from ds4trio.api.responses.tools import ToolSpec, read_choice, read_tools
+from ds4trio.api.responses.tools import Choice, ToolSpec, read_choice, read_tools
 from ds4trio.api.task import Task
 from ds4trio.chat import Conversation, Message, OutputFormat, thinking_of
 
-__all__ = ["read"]
+__all__ = ["RAW_MEMBERS", "ResponsesRequest", "read"]
 
 LOGPROBS = "message.output_text.logprobs"
 PACKED_REASONING = "reasoning.encrypted_content"
@@ -52,7 +53,7 @@ class ReasoningOptions(Struct):
 class ResponsesRequest(SamplingMembers):
     """The members that this server reads; raw ones are empty where the client left them out."""
 
-    input: Raw = Raw()
+    input: Raw = field(default_factory=Raw)
     instructions: str | None = None
     previous_response_id: str | None = None
     model: str | None = None
@@ -62,11 +63,11 @@ class ResponsesRequest(SamplingMembers):
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
     max_tool_calls: int | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: Raw = Raw()
-    tool_choice: Raw = Raw()
+    tools: Raw = field(default_factory=Raw)
+    tool_choice: Raw = field(default_factory=Raw)
     parallel_tool_calls: bool | None = None
-    text: Raw = Raw()
-    reasoning: Raw = Raw()
+    text: Raw = field(default_factory=Raw)
+    reasoning: Raw = field(default_factory=Raw)
     metadata: dict[str, str] | None = None
     prompt_cache_key: str | None = None
     safety_identifier: str | None = None
@@ -86,6 +87,15 @@ _tools = msgspec.json.Decoder(list[ToolSpec] | None)
 _choices = msgspec.json.Decoder(Any)
 _texts = msgspec.json.Decoder(TextOptions | None)
 _reasonings = msgspec.json.Decoder(ReasoningOptions | None)
+
+RAW_MEMBERS: Mapping[str, Any] = {
+    "input": str | list[InputItem] | None,
+    "tools": _tools.type,
+    "tool_choice": Choice | None,
+    "text": _texts.type,
+    "reasoning": _reasonings.type,
+}
+"""The types of what is in the raw members of `ResponsesRequest`."""
 
 
 def read(body: bytes, store: ResponseStore) -> Task:

@@ -17,7 +17,7 @@ from ds4trio.api.body import invalid
 from ds4trio.api.errors import InvalidRequestError, shown
 from ds4trio.chat import Tool, ToolChoice
 
-__all__ = ["LOCAL_SHELL", "Origin", "ToolSpec", "Toolbox", "flat_name", "read_choice", "read_tools"]
+__all__ = ["LOCAL_SHELL", "Choice", "Origin", "ToolSpec", "Toolbox", "flat_name", "read_choice", "read_tools"]
 
 Word = Literal["auto", "none", "required"]
 
@@ -60,6 +60,9 @@ class ChoiceSpec(Struct):
     namespace: str | None = None
     mode: Literal["auto", "required"] = "auto"
     tools: list["ChoiceSpec"] = []
+
+
+Choice = Word | ChoiceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +162,7 @@ def read_choice(value: object, toolbox: Toolbox) -> ToolChoice:
     if value is None:
         return ToolChoice()
     try:
-        choice: Word | ChoiceSpec = msgspec.convert(value, Word | ChoiceSpec)
+        choice: Choice = msgspec.convert(value, Choice)
     except msgspec.ValidationError as error:
         raise invalid(error, at="tool_choice") from None
     if choice == "required" and not toolbox.tools:

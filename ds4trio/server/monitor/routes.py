@@ -77,6 +77,8 @@ def add_monitor_routes(app: QuartTrio, host: EngineHost, settings: Settings, boa
 
     @app.get("/requests/events")
     async def events() -> Response:
+        if request.method == "HEAD":  # else it would have no end either, and nobody would see that it goes on
+            return Response("", content_type="text/event-stream")
         name = g.key
         admitted = partial(guard.knows, name) if name else lambda: True
         return stream_response(feed(seen(), admitted), content_type="text/event-stream")
