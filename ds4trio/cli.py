@@ -91,7 +91,8 @@ def _supervise(settings: Settings) -> int:
     from ds4trio.server.serve import listen  # noqa: PLC0415 - --help stays fast
     from ds4trio.server.supervise import supervise  # noqa: PLC0415 - --help stays fast
 
-    again = [argument for argument in sys.argv[1:] if argument != "--supervise"]
+    # In the same way as this process was started, whatever that was.
+    again = [sys.executable, *(argument for argument in sys.orig_argv[1:] if argument != "--supervise")]
     with logging_to(None, level=settings.log_level, format=settings.log_format), listen(settings) as listener:
         return trio.run(supervise, listener, again)
 

@@ -110,6 +110,7 @@ async def question_chat(soak: Soak) -> None:
     question = random.choice(QUESTIONS)
     async with soak.asking(chat_body(question, max_tokens=ANSWER, temperature=0)) as client:
         await client.read_all()
+    soak.check(client.body.endswith(b"data: [DONE]\n\n"), f"chat: status {client.status}, or no end")
     soak.ended["complete"] += 1
     soak.check(soak.references[question].allows(client.text), f"chat: {question} was answered differently")
 

@@ -33,7 +33,8 @@ class Reference:
         )
         ends = accumulate(map(len, self.texts))
         token = next((index for index, end in enumerate(ends) if parting < end), len(self.texts) - 1)
-        return self.margins[token] < LEAST_MARGIN
+        # A longer token may have been taken instead of the one before, and part from it here only.
+        return min(self.margins[max(0, token - 1) : token + 1], default=0.0) < LEAST_MARGIN
 
 
 def reference_of(logprobs: Sequence[dict[str, Any]]) -> Reference:

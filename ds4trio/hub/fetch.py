@@ -30,11 +30,12 @@ __all__ = ["fetch"]
 
 # Seconds until a Hub that does not answer counts as out of reach.
 PATIENCE = 10
+STDOUT = 1
 
 
 def say(message: Message) -> None:
     """Tell the server. Raises `BrokenPipeError` where it is gone."""
-    os.write(sys.stdout.fileno(), msgspec.json.encode(message) + b"\n")
+    os.write(STDOUT, msgspec.json.encode(message) + b"\n")
 
 
 def fetch(repo: str, wanted: str) -> Found:
@@ -43,7 +44,7 @@ def fetch(repo: str, wanted: str) -> Found:
         return Found(_download(repo, wanted))
     except BrokenPipeError:
         raise
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the library has many kinds, and so have those that it builds on
         reason = _reason(repo, error)
         if path := _cached(repo, wanted):
             return Found(path, reason)
@@ -93,8 +94,10 @@ def _reason(repo: str, error: Exception) -> str:
             return f"{repo} is no name of a repository; it is written as on its page, OWNER/NAME"
         case FileMetadataError() | ValueError():
             return f"{page} cannot be used, check HF_ENDPOINT and proxies: {error}"
-        case _:
+        case OSError():
             return f"{repo} cannot be kept in {constants.HF_HUB_CACHE}: {error}"
+        case _:
+            return f"{page} could not be downloaded: {type(error).__name__}: {error}"
 
 
 def _bar(before: int, total: int) -> type[tqdm]:
@@ -123,6 +126,7 @@ def _bar(before: int, total: int) -> type[tqdm]:
 
 def main() -> None:
     """Say the outcome, and exit with status 0 where there is one."""
+    sys.stdout = sys.stderr  # what a library prints is no message
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         say(fetch(*sys.argv[1:]))

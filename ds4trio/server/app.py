@@ -24,7 +24,7 @@ from ds4trio.server.ops import add_ops_routes
 from ds4trio.server.retries import RetryMemory
 from ds4trio.server.routes import add_routes, protocol_error_document
 from ds4trio.server.tokenizer import add_tokenizer_routes
-from ds4trio.server.wedge import watch_for_wedges
+from ds4trio.server.wedge import watch_for_wedges, wedge_timeout
 
 __all__ = ["App", "build_app", "header_text"]
 
@@ -75,7 +75,7 @@ def build_app(settings: Settings | None = None, *, engine: Engine | None = None)
         app.nursery.start_soon(app.host.run)
         if settings.wedge_timeout:
             app.nursery.start_soon(
-                watch_for_wedges, app.host, app.board, settings.wedge_timeout, settings.shutdown_grace
+                watch_for_wedges, app.host, app.board, wedge_timeout(settings), settings.shutdown_grace
             )
         app.nursery.start_soon(app.retries.run)
         if app.trace is not None:

@@ -49,6 +49,8 @@ MOST_KEPT = 64
 MOST_KEPT_BYTES = 128 * 2**20
 EVENT_BYTES = 300
 """Of a delta or a logprob, without its text."""
+LEAVING_SECONDS = 1.0
+"""For which a request waits, in silence, for what its earlier try leaves; not for a step that does not end."""
 REPLAYED_AT_ONCE = 32
 """Events between two checkpoints."""
 
@@ -228,25 +230,29 @@ class Attempt:
         if record.complete:
             yield _Recorded(record, None)
             return
-        async with AsyncExitStack() as stack:
-            try:
-                inner = await stack.enter_async_context(
-                    self._engine.generate(request, on_progress=on_progress, rest=record.rest)
-                )
-            except QueueFullError:
-                self._refused = True  # it is told to come again
-                raise
-            record.rest = None  # it is the generation's now
-            before = record.output_tokens
-            generation = _Recorded(record, inner)
-            try:
-                yield generation
-                record.enough = True
-            finally:
-                record.progress = inner.progress
-                on_computed(record.progress, max(0, record.progress.output_tokens - before))
-                if self._may_return and not record.complete:
-                    record.rest = (await generation.suspend()).rest
+        inner: Generation | None = None
+        before = record.output_tokens
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    inner = await stack.enter_async_context(
+                        self._engine.generate(request, on_progress=on_progress, rest=record.rest)
+                    )
+                except QueueFullError:
+                    self._refused = True  # it is told to come again
+                    raise
+                record.rest = None  # it is the generation's now
+                generation = _Recorded(record, inner)
+                try:
+                    yield generation
+                    record.enough = True
+                finally:
+                    record.progress = inner.progress
+                    if self._may_return and not record.complete:
+                        record.rest = (await generation.suspend()).rest
+        finally:
+            if inner is not None:  # by now the step that ran when it was stopped counts as well
+                on_computed(inner.progress, max(0, inner.progress.output_tokens - before))
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +314,9 @@ class RetryMemory:
     async def _take(self, attempt: Attempt) -> dict[int, _Record]:
         if attempt.key is None:
             return {}
-        while (twin := next((other for other in self._leaving if other.key == attempt.key), None)) is not None:
-            await twin.ended.wait()
+        with trio.move_on_after(LEAVING_SECONDS):
+            while (twin := next((other for other in self._leaving if other.key == attempt.key), None)) is not None:
+                await twin.ended.wait()
         if (kept := self._kept.pop(attempt.key, None)) is None:
             return {}
         log.info(

@@ -67,9 +67,13 @@ def listen(settings: Settings) -> socket.socket:
     if os.environ.get("LISTEN_PID") == str(os.getpid()):
         if os.environ.get("LISTEN_FDS") != "1":
             raise ConfigError(f"LISTEN_FDS = {os.environ.get('LISTEN_FDS')!r}: give this server one socket")
-        listener = socket.socket(fileno=FIRST_INHERITED)
-        if listener.family not in {socket.AF_INET, socket.AF_INET6}:
-            raise ConfigError("the socket that was inherited is no TCP socket")
+        try:
+            listener = socket.socket(fileno=FIRST_INHERITED)
+            listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            raise ConfigError(f"what was inherited is no socket: {error.strerror}") from None
+        if listener.family not in {socket.AF_INET, socket.AF_INET6} or not listening:
+            raise ConfigError("the socket that was inherited is no TCP socket that listens (Accept=no in its unit)")
         listener.set_inheritable(False)
         _find_the_vanished(listener, settings)
         return listener
@@ -140,7 +144,7 @@ async def serve(
         url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
         if not (app.guard.keys or settings.no_auth or is_loopback(host)):
             raise ConfigError(
-                f"host = {settings.host!r} can be reached from other machines: give an --api-key (or --api-key-file), "
+                f"host = {host!r} can be reached from other machines: give an --api-key (or --api-key-file), "
                 "or say --no-auth if everybody may use this server"
             )
         stop = trio.Event()

@@ -10,13 +10,13 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 
 import trio
 
 from ds4trio.server.serve import FIRST_INHERITED
+from ds4trio.server.wedge import WEDGED_STATUS
 
 __all__ = ["supervise"]
 
@@ -29,15 +29,15 @@ SOON = 60.0
 """Seconds: a server that ends sooner than that has achieved nothing."""
 MOST_FAILURES = 5
 """In a row, each sooner than that."""
-PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0)
+PAUSES = (0.0, 1.0, 2.0, 5.0)
 """Seconds before the next start, by the number of failures before."""
 
 
-async def supervise(listener: socket.socket, arguments: Sequence[str]) -> int:
-    """Run ``python -m ds4trio ARGUMENTS`` on a listening socket, again whenever it fails; returns its last status.
+async def supervise(listener: socket.socket, command: Sequence[str]) -> int:
+    """Run a server's ``command`` on a listening socket, again whenever it fails; returns its last status.
 
-    A checkpoint; cancelling it kills the server. It ends when the server ends well, when a SIGTERM or SIGINT, which
-    are passed on like SIGHUP, has told it to, and when it fails again and again.
+    A checkpoint; cancelling it kills the server. It ends when the server ends well, when a SIGTERM or SIGINT has told
+    both to, and when it fails again and again. SIGHUP is passed on.
     """
     stopping = False
     failures = 0
@@ -49,13 +49,15 @@ async def supervise(listener: socket.socket, arguments: Sequence[str]) -> int:
             async for number in signals:
                 stopping |= number != signal.SIGHUP
                 if child is not None:
-                    child.send_signal(number)
+                    # While a child is only being started, SIGINT would make Python tell a long story.
+                    child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
                 elif stopping:
                     nursery.cancel_scope.cancel()
 
     def inherit() -> None:
         # In the child, before it becomes another program.
         os.dup2(listener.fileno(), FIRST_INHERITED)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it has a use for it
         os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "1"
 
     child: trio.Process | None = None
@@ -66,18 +68,23 @@ async def supervise(listener: socket.socket, arguments: Sequence[str]) -> int:
         await receiving.wait()
         while not stopping:
             began = time.monotonic()
-            child = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "ds4trio", *arguments],
-                pass_fds=(FIRST_INHERITED,),
-                preexec_fn=inherit,
-                process_group=0,  # else Ctrl-C at a terminal would reach it twice, which means at once
-            )
             try:
-                status = await child.wait()
-            finally:
-                if child.returncode is None:
-                    child.kill()
-                child = None
+                child = await trio.lowlevel.open_process(
+                    command,
+                    pass_fds=(FIRST_INHERITED,),
+                    preexec_fn=inherit,
+                    process_group=0,  # else Ctrl-C at a terminal would reach it twice, which means at once
+                )
+            except OSError as error:  # no memory for another process, right after the last one had taken it all
+                log.error("no server can be started: %s", error.strerror)
+                status = os.EX_OSERR
+            else:
+                try:
+                    status = await child.wait()
+                finally:
+                    if child.returncode is None:
+                        child.kill()
+                    child = None
             if status == 0 or stopping:
                 break
             failures = failures + 1 if time.monotonic() < began + SOON else 1
@@ -88,4 +95,6 @@ async def supervise(listener: socket.socket, arguments: Sequence[str]) -> int:
             log.error("the server ended with status %d: started again in %g s", status, pause)
             await trio.sleep(pause)
         nursery.cancel_scope.cancel()
+    if stopping and status != WEDGED_STATUS:
+        return 0  # whatever came before, or that it had no time to be told in words
     return status if status >= 0 else SIGNALLED - status

@@ -13,11 +13,12 @@ from collections.abc import Callable
 import trio
 
 from ds4trio.api.errors import InternalError
+from ds4trio.config import Settings
 from ds4trio.engine import Phase
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor import Board
 
-__all__ = ["WEDGED_STATUS", "watch_for_wedges"]
+__all__ = ["WEDGED_STATUS", "watch_for_wedges", "wedge_timeout"]
 
 log = logging.getLogger("ds4trio")
 
@@ -26,6 +27,13 @@ WEDGED_STATUS = os.EX_SOFTWARE
 LOOKS = 8
 """At the step, in the time that it may take."""
 MOST_SHOWN = 8
+LONG_STEPS = 8
+"""In stalls: a lone prompt's step takes four, and what is expected may be wrong by half."""
+
+
+def wedge_timeout(settings: Settings) -> float:
+    """The seconds that a step may take: what was asked for, but not what healthy steps may take. Not a checkpoint."""
+    return max(settings.wedge_timeout, LONG_STEPS * settings.max_stall_ms / 1000)
 
 
 async def watch_for_wedges(
@@ -33,42 +41,67 @@ async def watch_for_wedges(
 ) -> None:
     """Watch the steps of an engine until it is closed; one may take ``timeout`` seconds.
 
-    Once the server is stopping it may take no longer than ``grace`` seconds. A checkpoint; cancelling it changes
-    nothing while the engine is still being closed, since that waits for the step.
+    From when the server stops it may take no longer than ``grace`` seconds, and all together twice that. A checkpoint;
+    cancelling it changes nothing while the engine is still being closed, since that waits for the step.
     """
-    await host.settled.wait()
+    look = min(timeout, grace) / LOOKS
+    try:
+        await host.settled.wait()
+    except trio.Cancelled:
+        # It is loading still, and a thread may be stuck in that too.
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * grace):
+            await host.ended.wait()
+        if not host.ended.is_set():
+            _leave("loading the model does not end", leave)
+        raise
     with trio.CancelScope(shield=True):
+        stuck = closing = 0.0
+        looked = trio.current_time()
         while not host.ended.is_set() and (seconds := host.step_seconds) is not None:
-            if seconds >= 2 * (min(timeout, grace) if host.draining.is_set() else timeout):
-                log.critical("the step has not come back for %.0f s: leaving, status %d", seconds, WEDGED_STATUS)
-                logging.shutdown()
-                leave(WEDGED_STATUS)
-            elif seconds >= timeout and host.state == "ready":
+            now = trio.current_time()
+            # What passes while nobody can look, since the whole process was stopped, says nothing of a step.
+            passed, looked = min(now - looked, 2 * look), now
+            stuck = min(stuck + passed, seconds)
+            if not host.draining.is_set():
+                limit, spent = timeout, stuck
+            else:
+                closing += passed
+                limit, spent = min(timeout, grace), min(stuck, closing)
+            if spent >= 2 * limit or closing >= 2 * grace:
+                _leave(f"the step has not come back for {seconds:.0f} s", leave)
+            elif spent >= limit:
                 _give_up(host, board, seconds)
-            elif seconds < timeout and host.state == "wedged":
+            elif host.state == "wedged":
                 log.warning("the step has come back")
                 host.state = "ready"
-            with trio.move_on_after(min(timeout, grace) / LOOKS):
+            with trio.move_on_after(look):
                 await host.ended.wait()
 
 
+def _leave(why: str, leave: Callable[[int], None]) -> None:
+    log.critical("%s: leaving, status %d", why, WEDGED_STATUS)
+    logging.shutdown()
+    leave(WEDGED_STATUS)
+
+
 def _give_up(host: EngineHost, board: Board, seconds: float) -> None:
-    """Tell everybody who waits."""
-    host.state = "wedged"
-    running = [
-        f"{id} {progress.phase.value} {progress.prefilled_tokens}/{progress.prompt_tokens}"
-        for id, lifeline in board.live.items()
-        for progress in lifeline.running
-        if progress.phase is not Phase.QUEUED
-    ]
-    more = f" and {len(running) - MOST_SHOWN} more" if len(running) > MOST_SHOWN else ""
-    log.critical(
-        "no step has come back for %.0f s; %d requests live, running: %s%s",
-        seconds,
-        len(board.live),
-        ", ".join(running[:MOST_SHOWN]) or "none",
-        more,
-    )
+    """Tell everybody who waits; at each look, since some were on their way when it began."""
+    if host.state != "wedged":
+        host.state = "wedged"
+        running = [
+            f"{id} {progress.phase.value} {progress.prefilled_tokens}/{progress.prompt_tokens}"
+            for id, lifeline in board.live.items()
+            for progress in lifeline.running
+            if progress.phase is not Phase.QUEUED
+        ]
+        more = f" and {len(running) - MOST_SHOWN} more" if len(running) > MOST_SHOWN else ""
+        log.critical(
+            "no step has come back for %.0f s; %d requests live, running: %s%s",
+            seconds,
+            len(board.live),
+            ", ".join(running[:MOST_SHOWN]) or "none",
+            more,
+        )
     error = InternalError("the model has not answered for a long time; try again later", code="engine_wedged")
     for lifeline in [*board.live.values()]:
         lifeline.stop(error, "the engine is stuck")

@@ -23,7 +23,12 @@ def test_all_endpoints_are_listed_and_no_others() -> None:
 
 def test_settings_and_flags_that_pages_name_exist() -> None:
     names = set(Settings.__struct_fields__)
-    options = {parameter.name for command in main.commands.values() for parameter in command.params}
+    options = {
+        option.removeprefix("--").replace("-", "_")
+        for command in main.commands.values()
+        for parameter in command.params
+        for option in parameter.opts
+    }
     for page in DOCS.rglob("*.md"):
         text = page.read_text(encoding="utf-8")
         flags = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z][a-z-]+)[ `]", text)}

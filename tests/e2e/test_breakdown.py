@@ -73,7 +73,7 @@ async def test_a_step_that_does_not_come_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("told", [False, True], ids=["after twice the time", "when it is told to stop"])
 async def test_it_leaves_a_thread_that_is_stuck(tmp_path: Path, told: bool) -> None:
     stuck = tmp_path / "stuck"
-    timeout = "600" if told else "1"
+    timeout = "600" if told else "2"
     async with run_server("--wedge-timeout", timeout, command=COMMAND, environment={"STUCK": str(stuck)}) as server:
         stuck.touch()
         async with open_client(server.port, chat_body("Say hello.")) as client:

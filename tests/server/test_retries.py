@@ -20,6 +20,7 @@ from ds4trio.engine import GenerationRequest, Progress, Rest, Suspended
 from ds4trio.engine.simulated import WORDS, SimulatedEngine, SimulatedGeneration, Writing
 from ds4trio.server import retries
 from ds4trio.server.app import App
+from ds4trio.server.retries import LEAVING_SECONDS
 from ds4trio.testing import AsgiCall, call_asgi, chat_body, run_app
 from tests.grammars.chat import check_chat_stream
 from tests.server.test_lifeline import contents, engine
@@ -193,6 +194,26 @@ async def test_a_try_that_leaves_before_its_turn_loses_nothing(autojump_clock: C
         retry, seconds = await ask(app, chat_body("hi"))
     assert contents(retry) == WHOLE
     assert not is_new(seconds)
+
+
+async def test_what_never_stops_is_not_waited_for(autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = SimulatedGeneration.suspend
+
+    async def stuck(generation: SimulatedGeneration) -> Suspended:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(100)
+        return await stop(generation)
+
+    monkeypatch.setattr(SimulatedGeneration, "suspend", stuck)
+    async with run_app(engine()) as app, call_asgi(app, chat_body("hi")) as first:
+        await first.wait_for(b"rate")
+        first.leave()
+        async with call_asgi(app, chat_body("hi")) as second:
+            await second.wait_for_headers()
+            assert second.started_at is not None
+            assert second.started_at <= LEAVING_SECONDS + TOKEN
+            await second.ended.wait()
+        assert contents(second) == WHOLE
 
 
 async def test_a_try_that_is_refused_loses_nothing(autojump_clock: Clock) -> None:

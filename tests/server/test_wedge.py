@@ -82,14 +82,40 @@ async def test_a_server_that_stops_waits_for_no_longer_than_twice_its_grace(auto
         host, left = await watched(engine, nursery)
         engine.stuck_at = trio.current_time()
         await trio.sleep(TIMEOUT / 2)
-        assert not left
         host.drain()
+        drained = trio.current_time()
+        await trio.sleep(GRACE + 2 * LOOK)
+        assert state_of(host) == "wedged", "all are told before it leaves"
         await trio.sleep_forever()
-    assert left[0] <= engine.stuck_at + TIMEOUT / 2 + LOOK
+    assert drained + 2 * GRACE - LOOK <= left[0] <= drained + 2 * GRACE + 2 * LOOK
 
 
-async def test_a_server_that_is_stopped_while_it_loads_is_not_held_up(autojump_clock: MockClock) -> None:
+async def test_a_process_that_was_stopped_as_a_whole_is_not_stuck(autojump_clock: MockClock) -> None:
+    engine = StuckEngine(context_length=1024)
+    async with trio.open_nursery() as nursery:
+        host, left = await watched(engine, nursery)
+        engine.stuck_at = trio.current_time()
+        await trio.sleep(LOOK)
+        autojump_clock.jump(5 * TIMEOUT)  # nobody could look meanwhile
+        await trio.sleep(2 * LOOK)
+        assert state_of(host) == "ready"
+        assert not left
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_model_that_does_not_end_loading_does_not_hold_up_the_end(autojump_clock: MockClock) -> None:
     host = EngineHost(Settings(engine="simulated"), SimulatedEngine(context_length=1024))
+    left: list[float] = []
+    with trio.move_on_after(1) as scope:
+        board = Board(kv=lambda: None)
+        await watch_for_wedges(host, board, TIMEOUT, GRACE, leave=lambda _: left.append(trio.current_time()))
+    assert scope.cancelled_caught
+    assert left == [scope.deadline + 2 * GRACE]
+
+
+async def test_one_that_does_is_not_left(autojump_clock: MockClock) -> None:
+    host = EngineHost(Settings(engine="simulated"), SimulatedEngine(context_length=1024))
+    host.ended.set()
     with trio.move_on_after(1) as scope:
         await watch_for_wedges(host, Board(kv=lambda: None), TIMEOUT, GRACE)
     assert scope.cancelled_caught

@@ -180,6 +180,7 @@ class _Batch:
         for span in spans:
             start, count = end, len(span.tokens)
             end += count
+            assert end <= len(self._tokens), "an array that grows leaves the place that llama.cpp looks at"
             if count == 1:
                 self._tokens[start] = span.tokens[0]
                 self._positions[start] = span.position
