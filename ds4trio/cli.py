@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import click
@@ -109,9 +108,7 @@ def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
         handler = None if terminal is None else terminal.handler
         stack.enter_context(logging_to(handler, level=settings.log_level, format=settings.log_format))
         if settings.log_format == "rich" and terminal is None:
-            logging.getLogger("ds4trio").warning(
-                "log_format = 'rich' needs a terminal and the package rich (pip install rich): the log is plain lines"
-            )
+            logging.getLogger("ds4trio").warning("log_format = 'rich' needs a terminal: the log is plain lines")
 
         def tell(url: str, name: str) -> None:
             if settings.log_format != "json":  # there it is a line of the log
@@ -122,9 +119,9 @@ def _serve(settings: Settings, reload: Callable[[], Settings]) -> int:
 
 def _terminal() -> "Terminal | None":
     """What shows live bars, where there is a terminal that can."""
-    if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown") or find_spec("rich") is None:
+    if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
         return None
-    from ds4trio.server.monitor.terminal import Terminal  # noqa: PLC0415 - rich may be missing
+    from ds4trio.server.monitor.terminal import Terminal  # noqa: PLC0415 - --help stays fast
 
     return Terminal()
 

@@ -193,7 +193,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 600.0
     shutdown_grace: Annotated[
         float,
-        Meta(ge=0.5, le=DAY, description="seconds from SIGTERM to exit, at most; running answers may end in it"),
+        Meta(
+            ge=0.5,
+            le=DAY,
+            description="seconds from SIGTERM to exit, at most (twice that where a step does not end); running answers "
+            "may end in it",
+        ),
     ] = 5.0
     wedge_timeout: Annotated[
         float,

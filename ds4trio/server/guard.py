@@ -22,6 +22,8 @@ from ds4trio.config import ConfigError, Settings
 __all__ = ["Guard", "is_loopback", "read_keys"]
 
 # What a supervisor and a browser may ask before they have a key: whether it lives, and the empty page.
+OPERATOR = "operator"
+"""The name of the API key that sees everybody's requests."""
 OPEN_PATHS = ("/", "/health")
 PROXIES = ("forwarded", "x-forwarded-for", "via")
 WRONG_KEY_SECONDS = 1.0
@@ -75,6 +77,10 @@ class Guard:
     def trusts(self, key: str) -> bool:
         """Whether who came with this key, empty for none, may hear more than that the server lives."""
         return not self.keys or key in self.keys
+
+    def sees(self, key: str) -> str | None:
+        """The key whose requests may be seen with this one; None for all: without keys, and with the operator's."""
+        return None if key in ("", OPERATOR) else key
 
     def reload(self, settings: Settings, keys: dict[str, bytes]) -> None:
         """Go by other settings from now on; ``keys`` are what `read_keys` says of them. Not a checkpoint."""

@@ -9,7 +9,6 @@ from quart_trio import QuartTrio
 from ds4trio import __version__
 from ds4trio.api.errors import ApiError, InvalidRequestError, UnknownModelError
 from ds4trio.config import Settings
-from ds4trio.engine import Phase
 from ds4trio.server.guard import Guard
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor import Board
@@ -91,13 +90,9 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: 
     @app.get("/slots")
     async def slots() -> list[dict[str, Any]]:
         info = host.engine().info
-        running = [
-            (id, progress)
-            for id, lifeline in board.live.items()
-            for progress in lifeline.running
-            if progress.phase is not Phase.QUEUED
-        ]
-        idle = max(0, settings.parallel - len(running))
+        running = board.computing(guard.sees(g.key))
+        # Those of other keys are shown as what they leave free.
+        idle = max(0, settings.parallel - len(board.computing()))
         busy = [
             {
                 "id": number,

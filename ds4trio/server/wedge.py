@@ -14,7 +14,6 @@ import trio
 
 from ds4trio.api.errors import InternalError
 from ds4trio.config import Settings
-from ds4trio.engine import Phase
 from ds4trio.server.host import EngineHost
 from ds4trio.server.monitor import Board
 
@@ -90,9 +89,7 @@ def _give_up(host: EngineHost, board: Board, seconds: float) -> None:
         host.state = "wedged"
         running = [
             f"{id} {progress.phase.value} {progress.prefilled_tokens}/{progress.prompt_tokens}"
-            for id, lifeline in board.live.items()
-            for progress in lifeline.running
-            if progress.phase is not Phase.QUEUED
+            for id, progress in board.computing()
         ]
         more = f" and {len(running) - MOST_SHOWN} more" if len(running) > MOST_SHOWN else ""
         log.critical(

@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from ds4trio.api.errors import ApiError
-from ds4trio.engine import Divergence, KvUse
+from ds4trio.engine import Divergence, KvUse, Phase, Progress
 from ds4trio.server.monitor.metrics import Metrics
 from ds4trio.server.monitor.record import STAGES, Record, tokens_of
 
@@ -101,6 +101,16 @@ class Board:
         """How many requests of an API key live. Not a checkpoint."""
         return sum(record.key == key for record in self._records.values())
 
+    def computing(self, key: str | None = None) -> list[tuple[str, Progress]]:
+        """The choices that have left the queue, with the ids of their requests; only those of one API key, if given."""
+        return [
+            (id, progress)
+            for id, lifeline in self.live.items()
+            if key in (None, lifeline.key)
+            for progress in lifeline.running
+            if progress.phase is not Phase.QUEUED
+        ]
+
     def errors(self) -> list[dict[str, Any]]:
         """The last errors, latest first, as JSON has them."""
         return list(reversed(self._errors))
@@ -112,7 +122,7 @@ class Board:
         count since the server's start: those that ended, also by outcome, and tokens. A checkpoint where there are
         more than `MOST_AT_ONCE`.
         """
-        blocker = self._oldest_running()
+        blocker = self._oldest_running(key)
         seen: list[tuple[Record, msgspec.Raw]] = []
         for number, record in enumerate(tuple(self._records.values()), 1):
             if key in (None, record.key):
@@ -139,9 +149,10 @@ class Board:
                 totals.update(tokens_of(progress, progress.output_tokens))
         return totals
 
-    def _oldest_running(self) -> str | None:
-        """Whose place is likely to be free first."""
-        return next((record.id for record in self._records.values() if record.stage != "queued"), None)
+    def _oldest_running(self, key: str | None) -> str | None:
+        """Whose place is likely to be free first; None where that is nobody's business."""
+        oldest = next((record for record in self._records.values() if record.stage != "queued"), None)
+        return oldest.id if oldest is not None and key in (None, oldest.key) else None
 
     def _gauges(self) -> Iterable[tuple[str, str, str, Mapping[str, float]]]:
         stages = Counter(record.stage for record in self._records.values())

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,9 +22,6 @@ from ds4trio.server.monitor.page import Page
 
 __all__ = ["add_monitor_routes"]
 
-OPERATOR = "operator"
-"""The name of the API key that sees everybody's requests."""
-
 
 def add_monitor_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: Board, guard: Guard) -> None:
     """Register the endpoints. Reads the page's files: blocks."""
@@ -32,8 +30,7 @@ def add_monitor_routes(app: QuartTrio, host: EngineHost, settings: Settings, boa
     disk_limit = settings.kv_disk_space_mb * 2**20 if keeps_on_disk else 0
 
     def seen() -> str | None:
-        """The key whose requests may be seen; None for all: without keys, and for the operator's."""
-        return None if g.key in ("", OPERATOR) else str(g.key)
+        return guard.sees(g.key)
 
     @app.get("/requests")
     async def requests() -> Response:
@@ -51,7 +48,9 @@ def add_monitor_routes(app: QuartTrio, host: EngineHost, settings: Settings, boa
         return Response(board.metrics.text(), content_type=CONTENT_TYPE)
 
     async def snapshot(key: str | None) -> bytes:
-        view = await board.view(key)
+        view, kv = await board.view(key), host.kv
+        if key is not None and kv is not None:
+            kv = replace(kv, slots=())  # the conversations of all keys
         return msgspec.json.encode(
             {
                 "at": round(time.time(), 3),
@@ -63,7 +62,7 @@ def add_monitor_routes(app: QuartTrio, host: EngineHost, settings: Settings, boa
                 "loaded": host.load_fraction,
                 "message": host.failure,
                 "errors": board.errors() if key is None else [],
-                "kv": host.kv,
+                "kv": kv,
                 "disk_limit_bytes": disk_limit,
                 **view,
             }

@@ -6,7 +6,7 @@ import signal
 import pytest
 import trio
 
-from ds4trio.testing import chat_body, open_client
+from ds4trio.testing import chat_body, open_client, run_server
 from tests.terminal_session import Session, open_session
 
 SIMULATED = ("--engine", "simulated", "--prefill-tps", "400", "--decode-tps", "20", "--heartbeat-interval", "0.5")
@@ -128,12 +128,9 @@ async def test_the_line_at_the_end_names_the_cause() -> None:
             await session.wait_for(r"chat req_[0-9a-f]{24} cancelled \(it took as long as a request may\): computed=")
 
 
-@pytest.mark.parametrize("format", ["auto", "rich"])
-async def test_without_rich_the_log_is_lines(format: str) -> None:
-    program = "import sys; sys.modules['rich'] = None; from ds4trio.cli import main; main()"
-    with trio.fail_after(40):
-        async with open_session(*SIMULATED, "--log-format", format, program=("-c", program)) as session:
-            async with open_client(session.port, chat_body("hi", max_tokens=2)) as client:
-                await client.read_all()
-            await session.wait_for(r"chat req_[0-9a-f]{24} length: prompt=\d+ cached=0 output=2 first token")
-            assert ("needs a terminal and the package rich" in session.text) == (format == "rich")
+async def test_bars_that_have_no_terminal_are_lines() -> None:
+    async with run_server("--engine", "simulated", "--log-format", "rich") as server:
+        await server.wait_log("needs a terminal")
+        async with open_client(server.port, chat_body("hi", max_tokens=2)) as client:
+            await client.read_all()
+        await server.wait_log(r"chat req_[0-9a-f]{24} length: prompt=\d+ cached=0 output=2 first token")
