@@ -85,10 +85,14 @@ def described(agent: Agent, target: Target, protocol: Protocol) -> str:
 
 def _install(agent: Agent, configuration: Configuration, target: Target, *, yes: bool) -> None:
     home = Path.home()
-    changes = [plan(place.path(home, os.environ), values) for place, values in configuration.files.items()]
-    wanted = [change for change in changes if change.diff]
+    changes = [
+        plan(place.path(home, os.environ), values, key=target.api_key) for place, values in configuration.files.items()
+    ]
+    wanted = [change for change in changes if change.diff or change.exposed]
     for change in changes:
         click.echo(change.diff or f"{change.path} has it already", nl=not change.diff)
+        if change.exposed:
+            click.echo(f"{change.path} is open to others and gets a key: it becomes yours alone")
     if wanted and not yes:
         click.confirm("Write this?", abort=True)
     for change in wanted:

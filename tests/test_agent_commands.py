@@ -99,6 +99,17 @@ async def test_the_diff_is_shown_and_no_is_no(server: ServerProcess, tmp_path: P
     assert path.with_name("config.toml.bak").read_text() == 'model = "gpt-5"  # mine\n'
 
 
+async def test_a_file_that_others_read_is_closed_and_that_is_said(keyed: ServerProcess, tmp_path: Path) -> None:
+    path = tmp_path / ".codex" / "config.toml"
+    path.parent.mkdir()
+    path.write_text('model = "gpt-5"\n')
+    path.chmod(0o644)
+    done = await run("codex", "--url", url(keyed), "--api-key", KEY, "--write", "--yes", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"{path} is open to others and gets a key: it becomes yours alone\n" in done.stdout
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 async def test_a_file_that_cannot_be_merged_is_left_alone(server: ServerProcess, tmp_path: Path) -> None:
     path = tmp_path / ".claude" / "settings.json"
     path.parent.mkdir()

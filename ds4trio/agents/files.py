@@ -11,10 +11,12 @@ import io
 import json
 import re
 import shutil
+import stat
 import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ INDENT = re.compile(r'^([ \t]+)"', re.MULTILINE)
 BY_HAND = "enter by hand what the command prints without --write"
 PRIVATE = 0o600
 """The mode of a new file: there may be a key in it."""
+OTHERS = 0o077
+"""What a mode allows anybody but the owner."""
 
 
 class UnmergeableError(Exception):
@@ -33,11 +37,15 @@ class UnmergeableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A file as it is (``before`` is None where there is none) and as it is going to be."""
+    """A file as it is (``before`` is None where there is none) and as it is going to be.
+
+    ``exposed`` says that others may read or write it as it is, and that a key is going to be in it: they lose that.
+    """
 
     path: Path
     before: str | None
     after: str
+    exposed: bool = False
 
     @property
     def diff(self) -> str:
@@ -55,19 +63,23 @@ class Change:
         path.parent.mkdir(parents=True, exist_ok=True)
         if _read(path) != self.before:
             raise UnmergeableError(f"{self.path} has changed in the meantime; try again")
-        backup = None
-        if self.before is not None:
+        if self.before is None:
+            backup, mode = None, PRIVATE
+        else:
+            mode = stat.S_IMODE(path.stat().st_mode) & ~(OTHERS if self.exposed else 0)
+            if self.after == self.before:
+                path.chmod(mode)
+                return None
             backup = next(name for name in _backups(path) if not name.exists())
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="", dir=path.parent, delete=False) as file:
             new = Path(file.name)
             try:
                 file.write(self.after)
                 file.close()
-                if backup is None:
-                    new.chmod(PRIVATE)
-                else:
-                    shutil.copymode(path, new)
+                new.chmod(mode)
+                if backup is not None:
                     shutil.copy2(path, backup)
+                    backup.chmod(mode)
                 new.replace(path)
             except BaseException:
                 new.unlink()
@@ -75,13 +87,23 @@ class Change:
         return backup
 
 
-def plan(path: Path, ours: Mapping[str, Any]) -> Change:
-    """What writing ``ours`` into a file would change. Blocks. Raises `UnmergeableError`, ``OSError``."""
+def plan(path: Path, ours: Mapping[str, Any], *, key: str = "") -> Change:
+    """What writing ``ours``, which may hold ``key``, into a file would change.
+
+    Blocks. Raises `UnmergeableError`, ``OSError``.
+    """
     before = _read(path)
+    exposed = before is not None and bool(key) and _holds(ours, key) and bool(path.stat().st_mode & OTHERS)
     try:
-        return Change(path, before, merged(before or "", ours, path.suffix))
+        return Change(path, before, merged(before or "", ours, path.suffix), exposed)
     except UnmergeableError as error:
         raise UnmergeableError(f"{path}: {error}") from None
+
+
+def _holds(values: object, key: str) -> bool:
+    if isinstance(values, Mapping):
+        return any(_holds(value, key) for value in values.values())
+    return values == key
 
 
 def dump(ours: Mapping[str, Any], name: str) -> str:
@@ -122,6 +144,8 @@ def _merge(document: MutableMapping[str, Any], ours: Mapping[str, Any]) -> None:
             _merge(there, value)
         elif isinstance(value, list) and isinstance(there, list):
             _merge_list(there, value)
+        elif isinstance(there, MutableMapping | list):
+            raise UnmergeableError(f"{key!r} holds settings of its own in it; {BY_HAND}")
         elif key not in document or there != value:
             document[key] = value
 
@@ -138,10 +162,28 @@ def _merge_list(document: list[Any], ours: list[Mapping[str, Any]]) -> None:
 
 def _load_json(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique, parse_float=_exact, parse_constant=_no_number)
     except ValueError as error:
         # What keeps comments in JSON is kept by nobody, so a file with comments is left alone.
         raise UnmergeableError(f"it is no plain JSON ({error}); {BY_HAND}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UnmergeableError(f"it has a name twice in one table, and one of both would be lost; {BY_HAND}")
+    return found
+
+
+def _exact(text: str) -> float:
+    number = float(text)
+    if Decimal(repr(number)) != Decimal(text):
+        raise UnmergeableError(f"the number {text} would change in it; {BY_HAND}")
+    return number
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number there")
 
 
 def _write_json(text: str, ours: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -57,29 +58,26 @@ def paths(values: Mapping[str, Any], before: tuple[str, ...] = ()) -> dict[tuple
 def test_nothing_is_lost_and_twice_is_once(suffix: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     before = dump(theirs, f"x{suffix}")
     if clash(theirs, ours):
-        with pytest.raises(UnmergeableError, match="is no table of settings in it"):
+        with pytest.raises(UnmergeableError, match=r"is no table of settings in it|holds settings of its own in it"):
             merged(before, ours, suffix)
         return
     after = merged(before, ours, suffix)
     found, mine = paths(LOAD[suffix](after)), paths(ours)
     assert all(found[path] == value for path, value in mine.items() if value != {})
     kept = {path: value for path, value in paths(theirs).items() if path not in mine and value != {}}
-    assert all(found.get(path) == value for path, value in kept.items() if not _replaced(path, mine))
+    assert all(found.get(path) == value for path, value in kept.items())
     assert merged(after, ours, suffix) == after
 
 
 def clash(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
-    """Whether they have something else where we have a table."""
+    """Whether they have something else where we have a table, or a table or list where we have a value."""
     return any(
         not isinstance(theirs[key], Mapping) or clash(theirs[key], value)
+        if isinstance(value, Mapping)
+        else isinstance(theirs[key], Mapping | list)
         for key, value in ours.items()
-        if isinstance(value, Mapping) and key in theirs
+        if key in theirs
     )
-
-
-def _replaced(path: tuple[str, ...], mine: Mapping[tuple[str, ...], Any]) -> bool:
-    """Whether a value of ours stands where theirs had the table of that path."""
-    return any(path[: len(one)] == one for one in mine)
 
 
 @pytest.mark.parametrize("agent", AGENTS, ids=lambda agent: agent.key)
@@ -190,11 +188,18 @@ def test_json_keeps_its_indent_and_its_letters() -> None:
         ("a: [", ".yml", "it cannot be read"),
         ("- a", ".yml", "it holds no table of settings"),
         ('{"env": "all"}', ".json", "'env' is no table of settings in it"),
+        ('{"model": {"old": 1}}', ".json", "'model' holds settings of its own in it"),
+        ("model: [a, b]", ".yml", "'model' holds settings of its own in it"),
+        ("[[model]]\na = 1", ".toml", "'model' holds settings of its own in it"),
+        ('{"x": {"a": 1, "a": 2}}', ".json", "it has a name twice in one table"),
+        ('{"x": 0.12345678901234567890}', ".json", "the number 0.12345678901234567890 would change"),
+        ('{"x": 1e400}', ".json", "the number 1e400 would change"),
+        ('{"x": NaN}', ".json", "it is no plain JSON"),
     ],
 )
 def test_what_cannot_be_merged_says_so(text: str, suffix: str, why: str) -> None:
     with pytest.raises(UnmergeableError, match=why) as raised:
-        merged(text, {"env": {"A": "1"}}, suffix)
+        merged(text, {"env": {"A": "1"}, "model": "m"}, suffix)
     assert "without --write" in str(raised.value)
 
 
@@ -218,6 +223,30 @@ def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert plan(path, {"key": "secret"}).write() is None
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert not plan(path, {"key": "secret"}).diff
+
+
+def test_numbers_stay_what_they_are() -> None:
+    text = '{"a": 0.1, "b": 1e5, "c": 12345678901234567890123, "d": -2.50}'
+    after = merged(text, {"x": 1}, ".json")
+    assert json.loads(after, parse_float=Decimal) == {**json.loads(text, parse_float=Decimal), "x": 1}
+
+
+def test_a_file_with_a_key_is_closed_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text("{}")
+    path.chmod(0o644)
+    ours = {"env": {"TOKEN": "secret"}}
+    assert not plan(path, ours).exposed  # there is no key
+    change = plan(path, ours, key="secret")
+    assert change.exposed
+    backup = change.write()
+    assert backup
+    assert [stat.S_IMODE(file.stat().st_mode) for file in (path, backup)] == [0o600, 0o600]
+    path.chmod(0o644)  # as one that has it already may be
+    change = plan(path, ours, key="secret")
+    assert (change.diff, change.exposed, change.write()) == ("", True, None)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert not plan(path, ours, key="secret").exposed
 
 
 def test_a_file_that_changed_meanwhile_is_left_alone(tmp_path: Path) -> None:
