@@ -40,7 +40,9 @@ def base_of(url: str) -> str:
 
 def get(base: str, path: str, *, api_key: str = "") -> dict[str, Any]:
     """The JSON object that a server has at ``path``. Blocks, ten seconds without bytes at most. Raises `AskError`."""
-    request = urllib.request.Request(base + path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
+    request = urllib.request.Request(base + path)
+    if api_key:  # not for where a redirection leads to
+        request.add_unredirected_header("Authorization", f"Bearer {api_key}")
     # The server is asked itself, whatever proxy the environment names for the rest of the world.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

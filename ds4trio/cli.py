@@ -131,20 +131,20 @@ def _terminal() -> "Terminal | None":
 @click.option("--json", "as_json", is_flag=True, help="print the findings as JSON")
 @click.option("--config", metavar="FILE", help="TOML file with any of these settings")
 @_setting_flags
-def doctor(url: str, config: str | None, *, as_json: bool, **flags: object) -> None:
+def doctor(url: str, config: str | None, api_key: tuple[str, ...], *, as_json: bool, **flags: object) -> None:
     """Check this machine and a model, and say what to fix; exit status 1 where something does not work.
 
     It takes the settings that `serve` would be started with, and loads no weights.
     """
     from ds4trio.doctor.rounds import examine  # noqa: PLC0415 - --help stays fast
 
-    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    given = {name: value for name, value in {"api_key": api_key, **flags}.items() if value is not None and value != ()}
     try:
         settings = load_settings(given, config_file=config)
     except ConfigError as error:
         raise click.ClickException(str(error)) from None
     findings = []
-    for finding in examine(settings, url=url):
+    for finding in examine(settings, url=url, url_keys=api_key):
         findings.append(finding)
         if not as_json:
             click.echo(

@@ -3,6 +3,7 @@
 import os
 import platform
 import shutil
+import stat
 import sys
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def disk(settings: Settings) -> Finding:
         if not os.access(there, os.W_OK | os.X_OK):
             return problem("disk", f"{there} cannot be written to, so no KV is kept", elsewhere)
         free = shutil.disk_usage(there).free
-        taken = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        taken = sum(map(_length, directory.rglob("*")))
     except (OSError, ValueError) as error:
         return problem("disk", f"{directory} cannot be looked at ({error}), so no KV is kept", elsewhere)
     said = f"{directory}: {size(free)} free, {size(taken)} of {size(wanted)} taken"
@@ -88,6 +89,15 @@ def disk(settings: Settings) -> Finding:
     if free + taken < wanted:
         return warning("disk", said, f"lower --kv-disk-space-mb to {int((free + taken) * 0.8) // 2**20} or less")
     return ok("disk", said)
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file, none of anything else; a server that runs may have removed it since it was listed."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def available_memory() -> int:

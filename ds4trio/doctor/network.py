@@ -3,14 +3,15 @@
 import os
 import socket
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from ds4trio.ask import AskError, base_of, get
+from ds4trio.ask import AskError, get
 from ds4trio.config import Settings
 from ds4trio.doctor.findings import Finding, ok, problem, warning
 
-__all__ = ["environment", "port", "server"]
+__all__ = ["address", "environment", "port", "server"]
 
 # Which clients each is for, and whether the address has /v1 at its end.
 ADDRESSES = {
@@ -22,39 +23,43 @@ ANY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 NO_PROXY = "export NO_PROXY=localhost,127.0.0.1,::1"
 
 
-def port(settings: Settings) -> tuple[str, Finding]:
-    """The address that a server of these settings has, and whether it can have it."""
+def address(settings: Settings) -> str:
+    """Where a server of these settings is asked from this machine."""
     host = ANY.get(settings.host, settings.host)
     netloc = f"[{host}]" if ":" in host else host
-    url = f"{'https' if settings.tls_cert else 'http'}://{netloc}:{settings.port}"
+    return f"{'https' if settings.tls_cert else 'http'}://{netloc}:{settings.port}"
+
+
+def port(settings: Settings, key: str = "") -> Finding:
+    """Whether a server of these settings can have its address; ``key`` is for who is there and asks for one."""
+    url = address(settings)
     try:
-        family, kind, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, place = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
+            listener.bind(place)
             listener.listen()
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or "no such address"
         try:
-            who = f"{_identity(url, settings)} answers there"
-            return url, warning("port", f"{url}: {who}", "that is well if you meant it; else choose another --port")
+            who = f"{_identity(url, key)} answers there"
+            return warning("port", f"{url}: {who}", "that is well if you meant it; else choose another --port")
         except AskError:
-            return url, problem("port", f"{url}: {why}", "choose another --port or --host")
-    return url, ok("port", f"{url} is free")
+            return problem("port", f"{url}: {why}", "choose another --port or --host")
+    return ok("port", f"{url} is free")
 
 
-def server(url: str, settings: Settings) -> Finding:
-    """Who answers at an address."""
+def server(base: str, key: str = "") -> Finding:
+    """Who answers at an address, which is one of `base_of`; ``key`` is for a server that asks for one."""
     try:
-        return ok("server", f"{_identity(base_of(url), settings)} answers at {url}")
+        return ok("server", f"{_identity(base, key)} answers at {base}")
     except AskError as error:
         return problem("server", str(error), "start one with `ds4trio serve`, or wait until it has loaded its model")
 
 
-def _identity(url: str, settings: Settings) -> str:
-    key = next((key.rpartition(":")[2] for key in settings.api_key), "")
+def _identity(url: str, key: str) -> str:
     try:
-        props = get(url, "/props", api_key=key)
+        props = _props(url, key)
     except AskError as error:
         if error.status in (401, 403):
             return "a server that asks for a key"
@@ -62,6 +67,15 @@ def _identity(url: str, settings: Settings) -> str:
     if not str(props.get("build_info", "")).startswith("ds4trio"):
         raise AskError(f"what answers at {url} is another server")
     return f"{props['build_info']} with {props['model_alias']}"
+
+
+def _props(url: str, key: str) -> dict[str, Any]:
+    try:
+        return get(url, "/props")
+    except AskError as error:
+        if error.status != 401 or not key:  # nobody gets a key who does not ask for one
+            raise
+    return get(url, "/props", api_key=key)
 
 
 def environment(url: str) -> Iterator[Finding]:

@@ -11,13 +11,13 @@ import ipaddress
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import trio
 
 from ds4trio.api.errors import ForbiddenError, TooManyRequestsError, UnauthorizedError
-from ds4trio.config import ConfigError, Settings
+from ds4trio.config import Settings
+from ds4trio.keys import named_keys
 
 __all__ = ["Guard", "is_loopback", "read_keys"]
 
@@ -33,24 +33,7 @@ MINUTE = 60.0
 
 def read_keys(settings: Settings) -> dict[str, bytes]:
     """The digests of all keys by their names. Reads a file: blocks. Raises `ConfigError`."""
-    lines = list(settings.api_key)
-    if settings.api_key_file:
-        try:
-            lines += Path(settings.api_key_file).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"api_key_file = {settings.api_key_file!r} cannot be read: {error}") from None
-    keys: dict[str, bytes] = {}
-    for line in lines:
-        if not (text := line.strip()) or text.startswith("#"):
-            continue
-        before, colon, after = (part.strip() for part in text.partition(":"))
-        name, key = (before, after) if colon else (f"key{len(keys) + 1}", before)
-        if not key or not name or name in keys:
-            raise ConfigError("an API key is KEY or NAME:KEY, each name once; one of them is empty or named twice")
-        keys[name] = _digest(key)
-    if settings.api_key_file and not keys:
-        raise ConfigError(f"api_key_file = {settings.api_key_file!r} has no key in it; write one in each line")
-    return keys
+    return {name: _digest(key) for name, key in named_keys(settings).items()}
 
 
 class Guard:

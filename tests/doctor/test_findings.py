@@ -149,15 +149,24 @@ def test_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.disk(fits).status == "problem"
 
 
+def test_a_file_that_a_running_server_removes_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "block").write_bytes(bytes(MIB))
+    # It was one when it was listed.
+    monkeypatch.setattr(Path, "rglob", lambda self, _: iter([self / "block", self / "gone"]))
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    finding = machine.disk(Settings(kv_disk_dir=str(tmp_path), kv_disk_space_mb=1))
+    assert (finding.status, "1 MiB of 1 MiB taken" in finding.says) == ("ok", True)
+
+
 def test_a_free_port_and_a_taken_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         taken.close()
-        url, finding = network.port(Settings(port=port))
-    assert (url, finding.status) == (f"http://127.0.0.1:{port}", "ok")
-    assert network.port(Settings(host="203.0.113.1"))[1].status == "problem"
-    assert network.port(Settings(host="no.such.host.invalid"))[1].status == "problem"
-    assert network.port(Settings(host="0.0.0.0", port=port))[0] == f"http://127.0.0.1:{port}"
+        finding = network.port(Settings(port=port))
+    assert (finding.says, finding.status) == (f"http://127.0.0.1:{port} is free", "ok")
+    assert network.port(Settings(host="203.0.113.1")).status == "problem"
+    assert network.port(Settings(host="no.such.host.invalid")).status == "problem"
+    assert network.address(Settings(host="0.0.0.0", port=port)) == f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
