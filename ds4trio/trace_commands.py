@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
+import msgspec
 
 from ds4trio.printing import plain, table
 
@@ -24,6 +25,20 @@ TEXTS = ("text", "message", "grammar")
 LEFT_OUT = frozenset({"time", "event", "request", "parts", *TEXTS})
 
 Event = Mapping[str, Any]
+
+
+class _Shape(msgspec.Struct):
+    """What is relied on of an event: a file may come from a stranger."""
+
+    time: Annotated[float, msgspec.Meta(ge=0, lt=2**35)]
+    """A year of four digits."""
+    event: str
+    request: str | None = None
+    text: str | None = None
+    choice: int = 0
+    tokens: int | list[Any] = 0
+    seconds: float | None = None
+    parts: list[Any] = []
 
 
 @click.group()
@@ -69,11 +84,11 @@ class _Reading:
 
 def _event(line: bytes) -> Event | None:
     try:
-        event = json.loads(line)
-    except ValueError:
+        event: Event = json.loads(line)
+        msgspec.convert(event, _Shape)
+    except (ValueError, RecursionError, msgspec.ValidationError):
         return None
-    known = isinstance(event, dict) and isinstance(event.get("time"), (int, float)) and "event" in event
-    return event if known else None
+    return event
 
 
 def _list(reading: _Reading, *, as_json: bool) -> None:
@@ -86,7 +101,7 @@ def _list(reading: _Reading, *, as_json: bool) -> None:
             case "arrived":
                 request |= {name: event.get(name) for name in ("protocol", "model", "client", "stream")}
             case "prompt":
-                request["prompt_tokens"] += event.get("tokens", 0)
+                request["prompt_tokens"] += _tokens(event)
             case "refused":
                 request |= {"outcome": "refused", "cause": f"{event.get('status')} {event.get('code')}"}
             case "end":
@@ -125,7 +140,7 @@ def _row(request: Mapping[str, Any]) -> tuple[str, ...]:
 def _show_one(reading: _Reading, wanted: str, *, as_json: bool) -> None:
     found: dict[str, list[Event]] = {}
     for event in reading:
-        id = str(event.get("request", ""))
+        id = event.get("request") or ""
         if id.removeprefix("req_").startswith(wanted):
             found.setdefault(id, []).append(event)
     if len(found) != 1 or not wanted:
@@ -137,7 +152,7 @@ def _show_one(reading: _Reading, wanted: str, *, as_json: bool) -> None:
             click.echo(json.dumps(event))
         return
     began = events[0]["time"]
-    click.echo(f"{id}, {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(began))}")
+    click.echo(f"{plain(id)}, {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(began))}")
     for moment in _moments(events):
         click.echo(moment.shown(began))
 
@@ -177,19 +192,26 @@ def _decoded(run: Sequence[Event]) -> _Moment:
     sent = [event for event in run if event["event"] == "sent"]
     texts: dict[int, str] = {}
     for event in outputs:
-        texts[event.get("choice", 0)] = texts.get(event.get("choice", 0), "") + event.get("text", "")
-    tokens = sum(len(event.get("tokens", ())) for event in outputs)
-    size = sum(len(event.get("text", "").encode(errors="replace")) for event in sent)
+        texts[event.get("choice", 0)] = texts.get(event.get("choice", 0), "") + (event.get("text") or "")
+    tokens = sum(_tokens(event) for event in outputs)
+    size = sum(len((event.get("text") or "").encode(errors="replace")) for event in sent)
     seconds = run[-1]["time"] - run[0]["time"]
     words = f"{tokens} tokens in {seconds:.3f} s; sent {size} bytes in {len(sent)} writes"
     return _Moment(run[0]["time"], "output", words, [texts[choice] for choice in sorted(texts)])
 
 
+def _tokens(event: Event) -> int:
+    """How many: a prompt has their number, output their ids."""
+    tokens: int | list[Any] = event.get("tokens", 0)
+    return tokens if isinstance(tokens, int) else len(tokens)
+
+
 def _moment(event: Event) -> _Moment:
     fields = ((name, value) for name, value in event.items() if name not in LEFT_OUT and _tells(value))
-    words = ", ".join(f"{name} {_value(value)}" for name, value in fields)
+    words = ", ".join(f"{plain(name)} {_value(value)}" for name, value in fields)
     texts = [str(event[name]) for name in TEXTS if event.get(name)]
-    texts += [f"{name}: {text}" for part in event.get("parts", ()) for name, text in part.items()]
+    parts = [part for part in event.get("parts", ()) if isinstance(part, dict)]
+    texts += [f"{name}: {text}" for part in parts for name, text in part.items()]
     return _Moment(event["time"], str(event["event"]), words, texts)
 
 
@@ -201,7 +223,7 @@ def _value(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     if isinstance(value, dict):
-        return "(" + ", ".join(f"{name} {_value(part)}" for name, part in value.items() if _tells(part)) + ")"
+        return "(" + ", ".join(f"{plain(name)} {_value(part)}" for name, part in value.items() if _tells(part)) + ")"
     if isinstance(value, list):
         return "[" + ", ".join(_value(part) for part in value) + "]"
     return plain(str(value))

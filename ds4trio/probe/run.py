@@ -91,7 +91,8 @@ async def plan(target: Target, *, quick: bool = False) -> Plan:
             client = await whole_answer(target.ask, long_prompt(size), 2)
             took = client.times_of_tokens[0]
             tokens = _prompt_tokens(client) or size
-            if took >= LONG_ENOUGH or 4 * tokens > most:
+            # Some servers count the same for every prompt.
+            if took >= LONG_ENOUGH or 4 * max(tokens, size) > most:
                 break
             size *= 4
     except Troubles as error:
@@ -101,7 +102,7 @@ async def plan(target: Target, *, quick: bool = False) -> Plan:
     prefill = tokens / rate
     # The prompt itself, half of it and its rest, the queue; at worst also again from the start, and for those who left.
     extra = 2 * READING + 20 * REST
-    return Plan(int(tokens / per_word), tokens, prefill, 4 * prefill + extra, 10 * prefill + 2 * extra)
+    return Plan(min(most, int(tokens / per_word)), tokens, prefill, 4 * prefill + extra, 10 * prefill + 2 * extra)
 
 
 def steps(target: Target, plan: Plan) -> list[Step]:
@@ -227,9 +228,13 @@ def _longest(found: list[Gap], *, decode: bool) -> float:
 
 def _prompt_tokens(client: StreamClient) -> int:
     """As the server counts them; 0 where it does not say."""
-    usage = client.usage
-    cached = sum(int(usage.get(name) or 0) for name in ("cache_read_input_tokens", "cache_creation_input_tokens"))
-    return int(usage.get("prompt_tokens") or 0) or int(usage.get("input_tokens") or 0) + cached
+
+    def count(name: str) -> int:
+        value = client.usage.get(name)
+        return value if isinstance(value, int) and value > 0 else 0
+
+    cached = count("cache_read_input_tokens") + count("cache_creation_input_tokens")
+    return count("prompt_tokens") or count("input_tokens") + cached
 
 
 def _cached(client: StreamClient) -> int | None:

@@ -4,6 +4,7 @@ Whatever is wrong with the URL, the key or the model's name comes out here, as a
 """
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ FEWEST_TOKENS = 16
 """OpenAI's Responses take no smaller limit; so it is the same in all protocols."""
 MOST_QUOTED = 300
 """Characters of a server's own words."""
+SENDABLE = re.compile(r"[!-~]*")
+"""What can stand in a request line and in a header."""
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 PATIENCE = 300.0
 """Seconds for the first answer: a server may load its model for it."""
 
@@ -92,7 +96,7 @@ class Target:
                     self.port, method="GET", host=self.host, path=f"{self.prefix}{path}", headers=self.headers
                 ) as client:
                     body = await client.read_all()
-        except (OSError, trio.BrokenResourceError) as error:
+        except (OSError, UnicodeError, trio.BrokenResourceError) as error:  # no host has such a name: UnicodeError
             raise ProbeError(
                 f"cannot connect to {self.host} port {self.port}: {_reason(error)}; is the server running, and is this "
                 "its port?"
@@ -103,7 +107,7 @@ class Target:
             raise ProbeError(f"no answer to GET {self.prefix}{path} in {PATIENCE:g} s") from None
         try:
             return client.status or 0, msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return client.status or 0, None
 
 
@@ -130,7 +134,14 @@ async def open_target(url: str, *, api: Api = "chat", model: str | None = None, 
 
 
 def _located(url: str, api: Api, key: str) -> Target:
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if not SENDABLE.fullmatch(url):
+        raise ProbeError(f"{url!r}: a URL is printable ASCII without spaces; write other characters as %XX")
+    if not SENDABLE.fullmatch(key):
+        raise ProbeError("a key is printable ASCII without spaces; give one like that with --api-key KEY")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+    except ValueError as error:
+        raise ProbeError(f"{url}: {error}; give http://HOST:PORT") from None
     try:
         port = parts.port or 80
     except ValueError:
@@ -203,7 +214,7 @@ def _message(body: bytes) -> str:
     """What a server says is wrong, in whatever shape it says so."""
     try:
         document = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return body[:MOST_QUOTED].decode(errors="replace")
     error = document.get("error", document) if isinstance(document, dict) else document
     message = error.get("message", error.get("detail", error)) if isinstance(error, dict) else error

@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from ds4trio.config import Settings
+from ds4trio.config import load_settings
 from ds4trio.engine import Engine
 from ds4trio.server.app import App, build_app
 
@@ -21,7 +21,7 @@ async def run_app(engine: Engine | None = None, **settings: Any) -> AsyncGenerat
     otherwise that is the simulated one, which needs no model: ``run_app(prefill_tps=100, heartbeat_interval=5)``.
     Raises `ConfigError`.
     """
-    app = build_app(Settings(**{"engine": "simulated", **settings}), engine=engine)
+    app = build_app(load_settings({"engine": "simulated", **settings}, environment={}), engine=engine)
     async with _lifespan(app):
         await app.host.settled.wait()
         yield app

@@ -63,7 +63,7 @@ class StreamClient(Stream):
             self._connection.receive_data(await self.stream.receive_some(most))
         elif isinstance(event, h11.Response):
             self.status, self.started_at = event.status_code, now
-            self.headers = {name.decode(): value.decode() for name, value in event.headers}
+            self.headers = {name.decode(): value.decode("latin-1") for name, value in event.headers}
         elif isinstance(event, h11.Data):
             arrival = Arrival(now, bytes(event.data))
             self.arrivals.append(arrival)

@@ -74,7 +74,7 @@ class Stream(ABC):
         for arrival in self.arrivals[self._read_events :]:
             *lines, self._line = (self._line + arrival.data).split(b"\n")
             self._events += [
-                StreamEvent(arrival.at, msgspec.json.decode(data))
+                StreamEvent(arrival.at, _decoded(data))
                 for line in lines
                 if line.startswith(b"data:") and (data := line.removeprefix(b"data:").strip()).startswith(b"{")
             ]
@@ -117,8 +117,7 @@ class Stream(ABC):
         usage: dict[str, Any] = {}
         for event in self.events:
             for holder in (event.data, event.data.get("message"), event.data.get("response")):
-                if isinstance(holder, dict):
-                    usage |= holder.get("usage") or {}
+                usage |= _object(_object(holder).get("usage"))
         return usage
 
     @abstractmethod
@@ -139,15 +138,23 @@ class Stream(ABC):
             self.over_at = trio.current_time() - self.sent_at
 
 
+def _decoded(data: bytes) -> dict[str, Any]:
+    try:
+        event: dict[str, Any] = msgspec.json.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None
+    return event
+
+
 def _content(event: dict[str, Any]) -> str:
     """The text of one event, in whatever protocol."""
     match event.get("type"):
         case "response.output_text.delta":
-            return str(event.get("delta", ""))
+            return _text(event.get("delta"))
         case "content_block_delta":
-            return str(event.get("delta", {}).get("text", ""))
+            return _text(_object(event.get("delta")).get("text"))
         case _:
-            return "".join((choice.get("delta") or {}).get("content") or "" for choice in event.get("choices") or ())
+            return "".join(_text(_object(choice.get("delta")).get("content")) for choice in _choices(event))
 
 
 def _has_token(event: dict[str, Any]) -> bool:
@@ -156,12 +163,26 @@ def _has_token(event: dict[str, Any]) -> bool:
     if kind.startswith("response."):
         return kind.endswith(".delta") and bool(event.get("delta"))
     if kind == "content_block_delta":
-        return any(event.get("delta", {}).get(name) for name in ("text", "thinking", "partial_json"))
+        return any(_object(event.get("delta")).get(name) for name in ("text", "thinking", "partial_json"))
     said = ("content", "reasoning_content", "reasoning", "tool_calls")
     return any(
-        choice.get("logprobs") or any((choice.get("delta") or {}).get(name) for name in said)
-        for choice in event.get("choices") or ()
+        choice.get("logprobs") or any(_object(choice.get("delta")).get(name) for name in said)
+        for choice in _choices(event)
     )
+
+
+def _choices(event: dict[str, Any]) -> list[dict[str, Any]]:
+    choices = event.get("choices")
+    return [_object(choice) for choice in choices] if isinstance(choices, list) else []
+
+
+def _object(value: object) -> dict[str, Any]:
+    """Servers send what they like where an object should be."""
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import trio
 
 from ds4trio.probe import Api, as_document, open_target, plan, steps
 from ds4trio.testing import StartServer
+from tests.probe.fake import Answer, answering
 
 
 async def probe(*arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -66,6 +67,22 @@ async def test_a_step_that_fails_says_so(ds4trio_server: StartServer) -> None:
     (row,) = await behind.measure()
     assert row.shown.startswith("no figure: status 429, and no text: ")
     assert as_document(target, [row])["measured"] == {"behind_others": {"problem": row.shown}}
+
+
+@pytest.mark.parametrize("usage", [{"prompt_tokens": 7}, {"prompt_tokens": "7"}, {"input_tokens": -7}, ["7"], 7])
+async def test_a_server_that_does_not_count_gets_no_prompt_beyond_its_context(usage: object) -> None:
+    event = json.dumps({"choices": [{"delta": {"content": "hi"}}], "usage": usage}).encode()
+
+    def server(method: str, path: str) -> Answer:
+        if method == "GET":
+            return 200, "application/json", b'{"data": [{"id": "m", "n_ctx": 50000}]}'
+        return 200, "text/event-stream", b"data: " + event + b"\n\n"
+
+    async with answering(server) as port:
+        with trio.fail_after(20):
+            found = await plan(await open_target(f"http://127.0.0.1:{port}"))
+    assert 0 < found.size <= 35_000
+    assert found.prefill > 0
 
 
 async def test_trouble_is_one_line_and_status_1(ds4trio_server: StartServer) -> None:

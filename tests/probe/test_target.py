@@ -41,6 +41,10 @@ async def refused(
     [
         ("https://localhost:1", "HTTPS is not supported"),
         ("http://localhost:99999", "there is no such port; give http://HOST:PORT"),
+        ("http://[::1", "Invalid IPv6 URL; give http://HOST:PORT"),
+        ("http://a..b", "cannot connect to a..b port 80"),
+        ("http://localhost:1/schlüssel", "printable ASCII without spaces; write other characters as %XX"),
+        ("http://localhost:1/a b", "printable ASCII without spaces"),
         ("http://", "give the server as http://HOST:PORT"),
         ("http://no-such-host.invalid:8000", "cannot connect to no-such-host.invalid port 8000"),
     ],
@@ -48,6 +52,13 @@ async def refused(
 async def test_a_url_that_is_none(url: str, message: str) -> None:
     with pytest.raises(ProbeError, match=message):
         await open_target(url)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines", " secret"])
+async def test_a_key_that_no_header_can_hold(key: str) -> None:
+    with pytest.raises(ProbeError, match="a key is printable ASCII without spaces") as caught:
+        await open_target("http://127.0.0.1:9", key=key)
+    assert key not in str(caught.value)
 
 
 async def test_nobody_listens() -> None:
@@ -98,6 +109,8 @@ async def test_what_listens_is_no_http_server() -> None:
         ((502, "text/html", b"<h1>Bad gateway</h1>"), {}, "was answered with 502: <h1>Bad gateway</h1>"),
         (told(200, {"choices": []}), {}, "is not answered with a stream of events but with application/json"),
         ((200, SSE, b"data: {broken\n\n"), {}, "the stream has an event that is no JSON"),
+        ((200, SSE, b'data: {"id":"\xff"}\n\n'), {}, "the stream has an event that is no JSON"),
+        ((500, "application/json", b'"\xff"'), {}, "was answered with 500: "),
         ((200, SSE, b"data: [DONE]\n\n"), {}, "the answer to a short prompt has no text"),
     ],
 )

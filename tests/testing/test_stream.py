@@ -96,13 +96,24 @@ async def test_what_a_model_writes_is_a_token_in_every_protocol(event: dict[str,
         {"choices": None},
         {"choices": [{"delta": None}]},
         {"choices": [{"delta": {"content": "", "reasoning_content": None}}]},
+        {"choices": [None, {"delta": "a"}]},
+        {"choices": 7},
         {"type": "response.in_progress", "response": {"usage": None}},
+        {"type": "response.output_text.delta", "delta": None},
+        {"type": "content_block_delta", "delta": None},
+        {"type": "message_delta", "usage": ["a"]},
         {"type": "ping"},
     ],
 )
 async def test_signs_of_life_are_none(event: dict[str, object]) -> None:
     stream = written((3, b"data: " + msgspec.json.encode(event) + b"\n\n"), over=3)
     assert (stream.times_of_tokens, stream.text, stream.usage, len(stream.events)) == ([], "", {}, 1)
+
+
+@pytest.mark.parametrize("data", [b'{"id":"\xff"}', b'{"a":' + b"[" * 100_000])
+async def test_an_event_that_is_no_json_is_said_to_be_none(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        written((1, b"data: " + data + b"\n\n"), over=1).text  # noqa: B018
 
 
 async def test_usage_is_found_wherever_a_protocol_has_it() -> None:

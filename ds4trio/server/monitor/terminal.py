@@ -9,7 +9,9 @@ The cursor is never hidden, so nothing has to be restored: not after a signal, n
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -35,6 +37,10 @@ SHOWN_ID = 8
 """Letters of a request's id, which is random."""
 CLOSING_SECONDS = 2.0
 """How long a terminal that takes nothing may hold up the end of the server."""
+MOST_LINES = 2000
+"""That wait for a terminal which takes nothing."""
+FLUSH_SECONDS = 1.0
+"""How long the last lines of a process that leaves at once may take."""
 # What the bars show, the line at a request's end sums up, or `Terminal.say` tells.
 SHOWN_OTHERWISE = frozenset({"ready", "loaded", "prefill", "finished", "cancelled", "failed"})
 OUTCOMES = {"failed": "red", "cancelled": "yellow", "stop": "green", "length": "green"}
@@ -67,7 +73,9 @@ class Terminal:
         self.handler: logging.Handler = _Lines(self)
         self._console = _Console(stderr=True, highlight=False)
         self._changed = threading.Condition()
-        self._lines: list[Text] = []
+        self._lines: deque[Text] = deque(maxlen=MOST_LINES)
+        self._said = self._drawn = 0
+        """Lines since the start."""
         self._bars: _Bars | None = None
         self._news = False
         self._closing = threading.Event()
@@ -84,7 +92,7 @@ class Terminal:
         with self._changed:
             self._bars = None
             self._closing.set()
-            self._changed.notify()
+            self._changed.notify_all()
         self._thread.join(CLOSING_SECONDS)
 
     def say(self, text: str, style: str = "") -> None:
@@ -92,7 +100,15 @@ class Terminal:
         with self._changed:
             if not self._gone:
                 self._lines.append(Text(text, style=style))
-                self._changed.notify()
+                self._said += 1
+                self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Block until the lines that were said are drawn, for a second at most: for who leaves the process."""
+        with self._changed:
+            said = self._said
+            if self._thread.is_alive() and not self._closing.is_set():
+                self._changed.wait_for(lambda: self._drawn >= said or self._gone, FLUSH_SECONDS)
 
     async def watch(self, board: Board, host: EngineHost) -> None:
         """Show what lives until cancelled. A checkpoint."""
@@ -111,26 +127,41 @@ class Terminal:
     def _show(self, bars: _Bars | None) -> None:
         with self._changed:
             self._bars, self._news = bars, True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def _draw_all(self) -> None:
         try:
-            self._draw_until_closed()
-        except OSError:  # the terminal is gone; the server is not
+            with suppress(OSError):  # the terminal is gone; the server is not
+                self._draw_until_closed()
+        finally:
             with self._changed:
                 self._gone = True
                 self._lines.clear()
+                self._changed.notify_all()
 
     def _draw_until_closed(self) -> None:
         live: Live | None = None
         while not self._closing.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._lines or self._news or self._closing.is_set())
-                lines, self._lines = self._lines, []
+                lines, said = self._take_lines()
                 bars, self._news = self._bars, False
             live = self._draw(lines, bars, live)
+            with self._changed:
+                self._drawn = said
+                self._changed.notify_all()
             self._closing.wait(REFRESH_SECONDS)
-        self._draw(self._lines, None, live)
+        with self._changed:
+            lines, _ = self._take_lines()
+        self._draw(lines, None, live)
+
+    def _take_lines(self) -> tuple[list[Text], int]:
+        """What is to be drawn, and the lines that were said until then."""
+        lines = [*self._lines]
+        self._lines.clear()
+        if left_out := self._said - self._drawn - len(lines):
+            lines.insert(0, Text(f"{left_out} lines left out", style="yellow"))
+        return lines, self._said
 
     def _draw(self, lines: Sequence[Text], bars: _Bars | None, live: Live | None) -> Live | None:
         if bars is None and live is not None:
@@ -171,6 +202,10 @@ class _Lines(logging.Handler):
             self._terminal.say(self.format(record), style)
         except Exception:
             self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait for the terminal, a second at most. Of all there is only `logging.shutdown` calls it."""
+        self._terminal.flush()
 
 
 def _loading(host: EngineHost) -> _Bars:

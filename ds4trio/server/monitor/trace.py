@@ -64,6 +64,7 @@ class TraceFile:
         self._queued_bytes = 0
         self._lost = 0
         self._closing = False
+        self._working = True
         self._whole = _ends_whole(self._descriptor)
         """Whether what is in the file ends with a whole line."""
 
@@ -76,15 +77,23 @@ class TraceFile:
             "trace: all prompts and answers are written to %(path)s, for whoever can read it",
             {"event": "trace", "path": str(self._path)},
         )
-        self.put("server", {"version": __version__, "settings": settings})
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, self._write_all)
-            try:
-                await trio.sleep_forever()
-            finally:
-                with self._changed:
-                    self._closing = True
-                    self._changed.notify()
+        try:
+            self.put("server", {"version": __version__, "settings": settings})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write_in_thread)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with self._changed:
+                        self._closing = True
+                        self._changed.notify()
+        finally:
+            os.close(self._descriptor)
+
+    async def _write_in_thread(self) -> None:
+        # Else no thread would start, and nothing be written, for one that is cancelled at once.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._write_all)
 
     def put(self, event: str, fields: Mapping[str, object], *, size: int = 0) -> None:
         """Queue an event, whose texts have about ``size`` bytes. For any thread; not a checkpoint."""
@@ -98,31 +107,30 @@ class TraceFile:
             self._changed.notify()
 
     def _write_all(self) -> None:
-        working = True
-        try:
-            while (documents := self._take()) is not None:
-                try:
-                    self._append(b"".join(_line(document) for document in documents))
-                    working = True
-                except OSError as error:
-                    if working:
-                        log.warning("writing the trace fails, going on without it: %s", error.strerror)
-                    working = False
-                    with self._changed:
-                        self._lost += len(documents)
-        finally:
-            os.close(self._descriptor)
+        while documents := self._take():
+            self._write(documents)
+        self._write([])  # what was lost since
 
-    def _take(self) -> list[dict[str, Any]] | None:
-        """What is queued, once there is something; None: no more will come."""
+    def _write(self, documents: list[dict[str, Any]]) -> None:
+        """Write them, and how many were lost before. Those that cannot be written are lost too."""
+        with self._changed:
+            lost, self._lost = self._lost, 0
+        told = [{"time": time.time(), "event": "lost", "events": lost}] if lost else []
+        try:
+            self._append(b"".join(_line(document) for document in (*documents, *told)))
+            self._working = True
+        except OSError as error:
+            if self._working:
+                log.warning("writing the trace fails, going on without it: %s", error.strerror)
+            self._working = False
+            with self._changed:
+                self._lost += lost + len(documents)
+
+    def _take(self) -> list[dict[str, Any]]:
+        """What is queued, once there is something; nothing: no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
-            if not self._queue:
-                return None
             documents, self._queue, self._queued_bytes = self._queue, [], 0
-            if self._lost:
-                documents.append({"time": time.time(), "event": "lost", "events": self._lost})
-                self._lost = 0
             return documents
 
     def _append(self, data: bytes) -> None:

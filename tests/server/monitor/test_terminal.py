@@ -1,11 +1,17 @@
 """Live bars on a pseudo-terminal: a real server, a terminal in memory, and what somebody would see."""
 
+import os
+import pty
 import re
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import trio
 
+from ds4trio.server.monitor.terminal import FLUSH_SECONDS, MOST_LINES, Terminal
 from ds4trio.testing import chat_body, open_client, run_server
 from tests.terminal_session import Session, open_session
 
@@ -134,3 +140,60 @@ async def test_bars_that_have_no_terminal_are_lines() -> None:
         async with open_client(server.port, chat_body("hi", max_tokens=2)) as client:
             await client.read_all()
         await server.wait_log(r"chat req_[0-9a-f]{24} length: prompt=\d+ cached=0 output=2 first token")
+
+
+LEAVE = """
+import logging, os, sys
+from ds4trio.server.monitor.terminal import Terminal
+from ds4trio.server.wedge import _leave
+terminal = Terminal()
+logging.getLogger().addHandler(terminal.handler)
+with terminal:
+    for _ in range(int(sys.argv[1])):
+        logging.warning("more than the kernel keeps for a terminal")
+    _leave("the step has not come back", os._exit)
+"""
+
+
+@pytest.mark.parametrize("before", [0, 1000])
+def test_a_process_that_leaves_shows_why_where_the_terminal_takes_it(before: int) -> None:
+    master, slave = pty.openpty()
+    try:
+        with subprocess.Popen([sys.executable, "-c", LEAVE, str(before)], stderr=slave) as process:
+            assert process.wait(30) == os.EX_SOFTWARE
+        shown = os.read(master, 65536)
+    finally:
+        os.close(master)
+        os.close(slave)
+    # Nobody reads: so a thousand lines hold it up until it leaves without having said why.
+    assert (b"the step has not come back: leaving, status 70" in shown) == (before == 0)
+
+
+def test_of_what_a_stopped_terminal_takes_not_the_oldest_lines_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    terminal = Terminal()
+    for number in range(MOST_LINES + 7):
+        terminal.say(f"line {number}")
+    with terminal:
+        pass
+    first, second, *_, last = capsys.readouterr().err.splitlines()
+    assert (first, second, last) == ("7 lines left out", "line 7", f"line {MOST_LINES + 6}")
+
+
+def test_nothing_is_kept_for_a_thread_that_has_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal()
+    terminal.say("a line")
+    failures: list[object] = []
+    monkeypatch.setattr("threading.excepthook", failures.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(terminal, "_draw", lambda *_: 1 / 0)
+        with terminal:
+            began = time.monotonic()
+            terminal.handler.flush()
+    assert time.monotonic() - began < FLUSH_SECONDS, "nobody draws what it waits for"
+    assert len(failures) == 1
+    terminal.say("another one")
+    assert not terminal._lines

@@ -6,12 +6,14 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from click.testing import CliRunner
 from trio.testing import MockClock
 
@@ -28,6 +30,10 @@ PROMPT = "a" * 4000  # a bit more than 1,000 tokens
 
 def events(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def show(path: Path, *options: str) -> str:
@@ -131,6 +137,62 @@ async def test_what_does_not_fit_is_counted_and_nobody_waits(tmp_path: Path) -> 
     assert len(kept) < 10
 
 
+async def test_what_comes_while_it_closes_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "trace.jsonl"
+    file = TraceFile(path)
+    write = os.write
+
+    def late(descriptor: int, data: bytes) -> int:
+        if not path.stat().st_size:
+            trio.from_thread.run_sync(nursery.cancel_scope.cancel)
+            closing.wait(10)
+            file.put("output", {"request": "req_1", "text": "late"})
+        return write(descriptor, data)
+
+    closing = threading.Event()
+    monkeypatch.setattr("ds4trio.server.monitor.trace.os.write", late)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.run, {})
+        with trio.CancelScope(shield=True):
+            while not nursery.cancel_scope.cancel_called:  # noqa: ASYNC110 - a thread cancels
+                await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
+            closing.set()
+    assert [(event["event"], event.get("events")) for event in events(path)] == [("server", None), ("lost", 1)]
+
+
+async def test_cancelled_at_once_it_writes_what_is_queued_and_closes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    before = open_files()
+    file = TraceFile(path)
+    assert open_files() == before + 1
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await file.run({})
+    assert open_files() == before
+    assert [event["event"] for event in events(path)] == ["server"]
+
+
+async def test_what_a_failed_write_lost_is_told_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "trace.jsonl"
+    file = TraceFile(path)
+    write, failures = os.write, [OSError(28, "No space left on device")]
+
+    def full_once(descriptor: int, data: bytes) -> int:
+        if failures:
+            raise failures.pop()
+        return write(descriptor, data)
+
+    monkeypatch.setattr("ds4trio.server.monitor.trace.os.write", full_once)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await file.run({})
+    (lost,) = [json.loads(line) for line in path.read_text().split("\n") if line]
+    assert (lost["event"], lost["events"]) == ("lost", 1)
+
+
 async def test_a_disk_that_is_full_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
@@ -195,6 +257,33 @@ async def test_show_lists_requests_and_tells_one_as_a_time_line(tmp_path: Path, 
     nobody = CliRunner().invoke(main, ["trace", "show", str(path), "--request", "nobody"])
     assert nobody.exit_code == 1
     assert "is the id of no request" in nobody.output
+
+
+def test_a_trace_from_a_stranger_steers_no_terminal_and_breaks_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    red = "\x1b[31mred"
+    good = [
+        {"time": 1.0, "event": "arrived", "request": f"req_{red}", red: {red: red}, "client": red},
+        {"time": 1.0, "event": "prompt", "request": f"req_{red}", "tokens": ["a"], "parts": ["a", {red: red}]},
+        {"time": 2.0, "event": "output", "request": f"req_{red}", "tokens": 3, "text": None},
+        {"time": 3.0, "event": "sent", "request": f"req_{red}", "text": None},
+    ]
+    bad: list[object] = [
+        {"time": 1.0, "event": "arrived", "request": ["a"]},
+        {"time": 1e300, "event": "arrived", "request": "req_1"},
+        {"time": float("nan"), "event": "arrived", "request": "req_1"},
+        {"time": 1.0, "event": ["arrived"], "request": "req_1"},
+        {"time": 1.0, "event": "end", "request": "req_1", "seconds": "a"},
+        {"time": 1.0, "event": "output", "request": "req_1", "choice": "a"},
+        ["a"],
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in (*good, *bad)) + "\n" + "[" * 100_000)
+    listing = show(path)
+    told = show(path, "--request", red[0])
+    assert "left out 8 lines that are not whole" in listing
+    assert "red" in listing
+    assert told.count("[31mred") == 7
+    assert "\x1b" not in listing + told + show(path, "--json") + show(path, "--json", "--request", red[0])
 
 
 def test_a_trace_that_cannot_be_written_ends_the_start(tmp_path: Path) -> None:
