@@ -78,7 +78,7 @@ class Models(Answer):
 class Health(Answer):
     """Whether requests are answered. `loaded` and `message` are there while they are not, the others while they are."""
 
-    status: Literal["ok", "loading", "failed"]
+    status: Literal["ok", "loading", "wedged", "failed"]
     running: int | UnsetType = UNSET
     waiting: int | UnsetType = UNSET
     loaded: float | UnsetType = UNSET
@@ -109,6 +109,14 @@ class Modalities(Answer):
     audio: Literal[False]
 
 
+class LoraAdapter(Answer):
+    """An adapter that the model computes with."""
+
+    id: int
+    path: str
+    scale: float
+
+
 class Props(Answer):
     """llama-server's properties."""
 
@@ -116,6 +124,7 @@ class Props(Answer):
     total_slots: int
     model_alias: str
     model_path: str
+    lora_adapters: list[LoraAdapter]
     chat_template: str
     bos_token: str
     eos_token: str
@@ -177,10 +186,11 @@ class RequestState(Answer):
 
 
 class Requests(Answer):
-    """The requests that live, oldest first, and the last that ended, latest first."""
+    """The requests that live, oldest first, and the last that ended, latest first; totals since the server's start."""
 
     requests: list[RequestState]
     ended: list[RequestState]
+    totals: dict[str, int]
 
 
 class Cancelled(Answer):
@@ -191,9 +201,9 @@ class Cancelled(Answer):
 
 
 class Root(Answer):
-    """What this server is."""
+    """What this server is; the models' names are for those who have a key, where there are keys."""
 
     name: Literal["ds4trio"]
     version: str
-    models: list[str]
     health: Literal["/health"]
+    models: list[str] | UnsetType = UNSET
