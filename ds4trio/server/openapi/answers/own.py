@@ -170,6 +170,7 @@ class RequestState(Answer):
     blocker: str | None
     prompt_tokens: int
     cached_tokens: int
+    loaded_tokens: int
     prefilled_tokens: int
     output_tokens: int
     prefill_rate: float
