@@ -86,15 +86,15 @@ async def test_a_key_hears_nothing_of_the_requests_of_others(autojump_clock: Moc
     async with (
         run_app(engine, api_key=KEYS, parallel=1) as app,
         call_asgi(app, chat_body("a" * 2000), headers=alice) as first,
-        call_asgi(app, chat_body("b" * 2000), headers=bob) as second,
     ):
         await first.wait_for(b"role")
-        await second.wait_for(b"role")
-        (running_id,) = [id for id, lifeline in app.board.live.items() if lifeline.key == "alice"]
-        for path in ("/slots", "/requests"):
-            assert running_id.encode() not in (await asked(app, bob, path=path)).body, path
-            assert running_id.encode() in (await asked(app, alice, path=path)).body
-        slots = json.loads((await asked(app, bob, path="/slots")).body)
+        async with call_asgi(app, chat_body("b" * 2000), headers=bob) as second:
+            await second.wait_for(b"role")
+            (running_id,) = [id for id, lifeline in app.board.live.items() if lifeline.key == "alice"]
+            for path in ("/slots", "/requests"):
+                assert running_id.encode() not in (await asked(app, bob, path=path)).body, path
+                assert running_id.encode() in (await asked(app, alice, path=path)).body
+            slots = json.loads((await asked(app, bob, path="/slots")).body)
     assert slots == [], "the only place is taken, by somebody"
 
 
