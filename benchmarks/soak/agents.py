@@ -90,7 +90,12 @@ async def converse(soak: Soak) -> None:
     for _ in range(TURNS):
         nonce = secrets.token_hex(6)
         messages.append({"role": "user", "content": f"The id is {nonce}. {fresh_prompt(60)}"})
-        schema = {"type": "object", "properties": {"id": {"const": nonce}}, "required": ["id"]}
+        schema = {
+            "type": "object",
+            "properties": {"id": {"const": nonce}},
+            "required": ["id"],
+            "additionalProperties": False,
+        }
         body = {
             "stream": True,
             "messages": messages,
