@@ -24,6 +24,8 @@ def named_keys(settings: Settings) -> dict[str, str]:
         if not key or not name or name in keys:
             raise ConfigError("an API key is KEY or NAME:KEY, each name once; one of them is empty or named twice")
         keys[name] = key
+    if settings.api_key and not keys:  # --api-key "$KEY" where there is no such variable must not open the server
+        raise ConfigError("api_key is empty; give a key, or leave the setting out")
     if settings.api_key_file and not keys:
         raise ConfigError(f"api_key_file = {settings.api_key_file!r} has no key in it; write one in each line")
     return keys

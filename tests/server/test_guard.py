@@ -80,6 +80,11 @@ async def test_and_hears_no_more_than_that(autojump_clock: MockClock) -> None:
         assert json.loads((await asked(app, key, path="/")).body)["models"]
 
 
+def test_a_key_that_is_empty_opens_nothing() -> None:
+    with pytest.raises(ConfigError, match="empty"):
+        Guard(Settings(api_key=("",)))
+
+
 async def test_a_key_hears_nothing_of_the_requests_of_others(autojump_clock: MockClock) -> None:
     alice, bob = ({"x-api-key": key.rpartition(":")[2]} for key in KEYS)
     engine = SimulatedEngine(prefill_tps=10, parallel=1)
