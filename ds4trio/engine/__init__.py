@@ -32,6 +32,7 @@ from ds4trio.engine.base import (
     TextDelta,
     Tokenizer,
     TokenLogprob,
+    UnusableModelError,
     Usage,
 )
 
@@ -58,5 +59,6 @@ __all__ = [
     "TextDelta",
     "Tokenizer",
     "TokenLogprob",
+    "UnusableModelError",
     "Usage",
 ]

@@ -32,6 +32,7 @@ __all__ = [
     "TextDelta",
     "Tokenizer",
     "TokenLogprob",
+    "UnusableModelError",
     "Usage",
 ]
 
@@ -41,6 +42,10 @@ T = TypeVar("T")
 
 class EngineError(Exception):
     """The engine could not go on with a request; the message is fit for a client and holds no prompt text."""
+
+
+class UnusableModelError(EngineError):
+    """The model, or what belongs to it, cannot be loaded, however often one tries."""
 
 
 class QueueFullError(EngineError):

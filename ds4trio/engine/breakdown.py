@@ -1,8 +1,19 @@
-"""What the log may say of a fault of the server: its kind and its places. Its message may quote a prompt."""
+"""What may be said of an error: its cause, out of a group; and for the log its kind and its places.
+
+Its message may quote a prompt.
+"""
 
 import traceback
 
-__all__ = ["breakdown"]
+__all__ = ["breakdown", "first_leaf"]
+
+
+def first_leaf(group: BaseException) -> BaseException:
+    """The first exception in a group that is no group itself; anything else is its own."""
+    error = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def breakdown(error: BaseException) -> str:

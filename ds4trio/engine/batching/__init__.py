@@ -1,7 +1,9 @@
 """Which tokens are computed when: pure logic and bookkeeping between the requests and what computes.
 
 `batcher` is the loop's body, `scheduler` composes each batch with what `cost` has learned of this machine, `sequence`
-is a request, `memory` says what a context has to offer, `divergence` explains cache misses. No thread, no ctypes.
+is a request, `leaders` says who waits for whom, `lookup` guesses how answers go on, `divergence` explains cache misses.
+`memory` says what a context has to offer, and `cells` keeps it and the table of its slots in step. In `blocks`,
+`resting` moves idle conversations to the memory beside it and `keeper` all of them to the disk. No thread, no ctypes.
 """
 
 from ds4trio.engine.batching.batcher import Batcher

@@ -21,11 +21,14 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Generic, TypeVar
 
-from ds4trio.cache import Checkpoint, KvUse, Match, Placement, Slot, SlotTable, common_prefix
+from ds4trio.cache import Checkpoint, KvUse, Match, Placement, SlotTable, common_prefix
 from ds4trio.engine.base import Divergence, EngineError, FinishReason, GrammarError
+from ds4trio.engine.batching.cells import Cells
 from ds4trio.engine.batching.divergence import BEFORE, FROM, divergence
 from ds4trio.engine.batching.keeper import Disk, Keeper
+from ds4trio.engine.batching.leaders import finds_leader, follows
 from ds4trio.engine.batching.memory import Memory, Outcome
+from ds4trio.engine.batching.resting import Resting
 from ds4trio.engine.batching.scheduler import Scheduler
 from ds4trio.engine.batching.sequence import Released, Sequence, Update
 from ds4trio.engine.breakdown import breakdown
@@ -44,14 +47,6 @@ GENERATION_PROMPT = 16
 """Tokens that begin an answer, at most: what is before them is worth a checkpoint."""
 WORTH_SAVING = 64
 """Cells of a sequence's own: fewer are computed again sooner than saved and restored with all the others."""
-WORTH_WAITING = 64
-"""Tokens of a prefix that another request is computing anyway."""
-PATIENCE = 8
-"""Steps that one waits for another who gets no further: others go before that one, and might not before this one."""
-IDLE_SHARE = 0.2
-"""Of a step, what attention over idle cells takes where nearly all are (2 cores, SmolLM2: 0.17 to 0.4)."""
-LOOK_EVERY = 0.02
-"""Seconds of computing between two looks at what it costs that others rest."""
 ROLLING_SHARE = 0.05
 """Of a chunk's time, what saving the state after it may take: a cancel then loses no more than the chunk that runs."""
 
@@ -100,6 +95,8 @@ class Batcher(Generic[Row]):
         self._memory = memory
         self._kind = memory.kind
         self._slots = SlotTable(slots, memory.kind, checkpoint_bytes=state_bytes)
+        self._cells = Cells(memory, self._slots)
+        self._resting = Resting(self._cells, space_bytes=rest_bytes, seconds=scheduler.seconds, clock=clock)
         self._state_bytes = state_bytes
         self._scheduler = scheduler
         self._tell = tell
@@ -110,17 +107,15 @@ class Batcher(Generic[Row]):
         self._drafts = draft and not memory.kind.whole_only
         self._room_for_drafts = True
         self._keeper = Keeper(
-            memory,
+            self._cells,
             disk,
-            self._slots,
-            rest_bytes=rest_bytes,
+            self._resting,
             least=least_kept,
             seconds=scheduler.seconds,
             wake=wake,
             text=text,
             clock=clock,
         )
-        self._idle_cost = self._beside_idle = 0.0
 
     def add(self, sequence: Sequence[Row]) -> None:
         """Compute a sequence from the next step on; its listener hears `Released` in the end."""
@@ -130,7 +125,7 @@ class Batcher(Generic[Row]):
     def use(self) -> KvUse:
         """What the memory holds, but for the latest tokens of answers."""
         saved = sum(len(sequence.saved.data) for sequence in self.sequences if sequence.saved is not None)
-        beside = self._slots.checkpoint_bytes + saved + self._keeper.resting_bytes
+        beside = self._slots.checkpoint_bytes + saved + self._resting.store.size
         return replace(self._slots.use(self._memory.cells), beside_bytes=beside)
 
     def drop_cancelled(self) -> None:
@@ -194,7 +189,7 @@ class Batcher(Generic[Row]):
                 pass
         took = self._clock() - started
         self._keeper.save(self.sequences, took)
-        self._rest_idle(took)
+        self._resting.charge(took)
         return True
 
     def tidy(self) -> bool:
@@ -202,11 +197,7 @@ class Batcher(Generic[Row]):
 
         False: there is nothing to do.
         """
-        for slot in self._resting:
-            if self._keeper.copied(slot) is None:
-                self._keeper.rest(slot)
-                return True
-        return False
+        return self._resting.tidy()
 
     def _guess(self, placed: list[Sequence[Row]]) -> None:
         """Guess how answers go on."""
@@ -223,7 +214,7 @@ class Batcher(Generic[Row]):
             if sequence.loading is None:
                 continue
             self._flush(math.inf)
-            if not self._keeper.load(sequence, self._give_up_some):
+            if not self._keeper.load(sequence):
                 continue
             some = True
             self._book(sequence)
@@ -245,53 +236,12 @@ class Batcher(Generic[Row]):
             if not sequence.begun and any(priority <= sequence.priority for priority in short_of_cells):
                 # Whoever has begun and waits for cells would wait for ever if newcomers took them.
                 continue
-            if self._kind.window:
-                # Cells that left the window of one sequence, idle or not, are free to be overwritten by any other,
-                # and placing one may do so.
-                for slot in self._slots.slots:
-                    slot.first_position = self._first_position(slot)
-            if self._follows(sequence):
+            self._cells.look_at_windows()
+            if follows(sequence):
                 continue
             match = self._slots.match(sequence.tokens)
-            if not self._finds_leader(sequence, match):
+            if not finds_leader(sequence, match, self.sequences, self._kind):
                 self._place(sequence, match)
-
-    def _first_position(self, slot: Slot) -> int:
-        """The oldest position of a slot's window; the end of it all where nothing of the window is left."""
-        if self._memory.end_position(slot.id) == 0:
-            return self._slots.length(slot)
-        return self._memory.first_position(slot.id)
-
-    def _follows(self, sequence: Sequence[Row]) -> bool:
-        """Whether the one it waits for is still on its way."""
-        leader = sequence.leader
-        if leader is None or leader.slot is None or leader.computed >= sequence.wanted:
-            return False
-        sequence.idle = sequence.idle + 1 if leader.computed == sequence.seen else 0
-        sequence.seen = leader.computed
-        return sequence.idle < PATIENCE
-
-    def _finds_leader(self, sequence: Sequence[Row], match: Match) -> bool:
-        """Whether another request is computing a prefix that this one had better take over from it."""
-        sequence.leader = None
-        if sequence.idle >= PATIENCE:
-            return False
-        known = max(match.reusable, sequence.saved.position if sequence.saved else 0)
-        for other in self.sequences:
-            if other.slot is None or other.answering or other.priority > sequence.priority:
-                continue
-            wanted = self._shareable(other, sequence)
-            if wanted - known >= WORTH_WAITING and other.computed < wanted:
-                sequence.leader, sequence.wanted, sequence.seen, sequence.idle = other, wanted, other.computed, 0
-                known = wanted
-        return sequence.leader is not None
-
-    def _shareable(self, leader: Sequence[Row], follower: Sequence[Row]) -> int:
-        """How many tokens the follower will be able to take from what the leader is going to compute."""
-        shared = min(common_prefix(leader.tokens, follower.tokens), len(follower.tokens) - 1)
-        if self._kind.checkpoint is None:
-            return shared
-        return max((border for border in leader.borders if border <= shared), default=0)
 
     def _place(self, sequence: Sequence[Row], match: Match) -> None:
         """Give a sequence its slot, with as much of its prompt as any slot still has."""
@@ -314,8 +264,8 @@ class Batcher(Generic[Row]):
         if placement is None:
             return
         slot, keep = placement.slot, placement.keep
-        if not self._bring_back(placement):
-            self._forget(slot)
+        if not self._cells.bring_back(placement):
+            self._cells.forget(slot)
             log.warning("sequence %d does not hold the %d positions it should: computed anew", slot.id, keep)
             keep = 0
         elif placement.from_whole_state:
@@ -332,43 +282,9 @@ class Batcher(Generic[Row]):
                 self._fail(sequence, _failure(error))
                 return
         self._keeper.placed(sequence, keep)
-        self._make_way(sequence)
+        end = sequence.loading.length if sequence.loading is not None else sequence.computed
+        self._resting.make_way(end, len(sequence.tokens) - end)
         self._tell(sequence, sequence.progress)
-
-    def _bring_back(self, placement: Placement) -> bool:
-        """`_bring`, and idle prefixes make room for a whole state that has none; False if that does not help."""
-        while placement.from_whole_state and (missing := self._slots.cells - self._memory.cells) > 0:
-            # llama.cpp would say so too, but in the log, as an error.
-            if not self._give_up_some(missing):
-                break
-        while not self._bring(placement):
-            self._memory.clear(placement.slot.id)
-            if not placement.from_whole_state or not self._give_up_some(placement.keep):
-                return False
-        return True
-
-    def _bring(self, placement: Placement) -> bool:
-        """Make the slot hold what it should; False if it does not."""
-        memory, slot, keep, checkpoint = self._memory, placement.slot, placement.keep, placement.checkpoint
-        if checkpoint is not None and checkpoint.whole:
-            memory.clear(slot.id)
-            return memory.restore(slot.id, checkpoint.data, whole=True) and memory.end_position(slot.id) == keep
-        if keep == 0:
-            memory.clear(slot.id)
-        elif placement.source is not None:
-            memory.copy(placement.source.id, slot.id, keep)
-        if checkpoint is not None:
-            # The layers that cannot go back first: only then may the others be cut.
-            if not memory.restore(slot.id, checkpoint.data, whole=False):
-                return False
-            memory.truncate(slot.id, keep)
-        elif keep and not self._kind.whole_only:
-            memory.truncate(slot.id, keep)
-            if placement.source is not None and self._kind.window:
-                # A copy shares all cells of the sliding layers, also those that left the window, and shared ones are
-                # never reused: soon no sequence would find any. A saved state has no more than the window.
-                memory.restore(slot.id, memory.save(slot.id, whole=False), whole=False)
-        return memory.end_position(slot.id) == keep
 
     def _divergence(self, sequence: Sequence[Row], match: Match) -> Divergence | None:
         nearest = self._slots.nearest(match)
@@ -479,58 +395,17 @@ class Batcher(Generic[Row]):
         # Whatever was saved of this sequence since it was placed is later than what it began with.
         latest = sequence.rolling or next(reversed(slot.checkpoints), None)
         sequence.computed = 0
-        if latest is not None and self._bring(Placement(slot, None, latest.position, latest)):
+        if latest is not None and self._cells.bring(Placement(slot, None, latest.position, latest)):
             sequence.computed = latest.position
         else:
             self._memory.clear(slot.id)
         self._slots.cut(slot, sequence.computed)
 
-    def _make_way(self, sequence: Sequence[Row]) -> None:
-        """A prompt is about to be computed: what rests and is copied gives up its cells at once, where that pays."""
-        end = sequence.loading.length if sequence.loading is not None else sequence.computed
-        gain = self._idle_share * self._scheduler.seconds(end, len(sequence.tokens) - end)
-        for slot in self._resting:
-            if self._keeper.copied(slot) and (price := self._keeper.rest_seconds(slot)) <= gain:
-                gain -= price
-                if self._keeper.still_copied(slot):
-                    self._forget(slot)
-
-    def _rest_idle(self, seconds: float) -> None:
-        """Free the cells of what rests, once computing beside them has cost as much as it does to bring it back."""
-        self._beside_idle += seconds
-        if self._beside_idle < LOOK_EVERY:
-            return
-        seconds, self._beside_idle = self._beside_idle, 0.0
-        resting = [slot for slot in self._resting if self._keeper.copied(slot) is not False]
-        if not resting:
-            self._idle_cost = 0.0
-            return
-        slot = resting[0]
-        self._idle_cost += seconds * self._idle_share
-        if self._idle_cost < self._keeper.rest_seconds(slot):
-            return
-        if not self._keeper.copied(slot):
-            self._keeper.rest(slot)
-        elif self._keeper.still_copied(slot):
-            self._forget(slot)
-            self._idle_cost = 0.0
-
-    @property
-    def _resting(self) -> list[Slot]:
-        """Idle slots that can be moved out of the cells, the one that has rested longest first."""
-        return self._slots.resting(WORTH_SAVING) if self._keeper.rests else []
-
-    @property
-    def _idle_share(self) -> float:
-        """The part of a step that attention over idle cells takes."""
-        cells = self._slots.cells
-        return IDLE_SHARE * (cells - self._slots.busy_cells) / cells if cells else 0.0
-
     # --- when cells run short -----------------------------------------------------------------------------------------
 
     def _make_room(self, tokens: int) -> None:
         """The KV has no cells for the batch: idle prefixes go first, then the youngest sequence waits."""
-        if self._give_up_some(tokens):
+        if self._cells.give_up(tokens):
             return
         placed = [sequence for sequence in self.sequences if sequence.slot is not None]
         if len(placed) == 1:
@@ -539,22 +414,6 @@ class Batcher(Generic[Row]):
         # The least urgent, and of those the youngest: max takes the first of equals.
         self._preempt(max(reversed(placed), key=lambda sequence: sequence.priority))
         log.info("KV is full: one of %d requests waits and goes on later", len(placed))
-
-    def _give_up_some(self, tokens: int) -> bool:
-        """Give idle cells back; False: there are none."""
-        cut = self._slots.give_up(tokens)
-        if cut is None:
-            return False
-        if cut.keep:
-            self._memory.truncate(cut.slot.id, cut.keep)
-        else:
-            self._memory.clear(cut.slot.id)
-        return True
-
-    def _forget(self, slot: Slot) -> None:
-        """Empty a slot."""
-        self._memory.clear(slot.id)
-        self._slots.cut(slot, 0)
 
     def _preempt(self, sequence: Sequence[Row]) -> None:
         """Take a sequence's cells; its state is kept outside of them while there is room for it."""
@@ -569,14 +428,14 @@ class Batcher(Generic[Row]):
         ):
             state = self._memory.save(slot.id, whole=True)
             sequence.saved, sequence.older = Checkpoint(sequence.computed, state, True), slot.checkpoints
-        self._forget(slot)
+        self._cells.forget(slot)
         self._slots.release(slot)
         sequence.slot, sequence.computed, sequence.rolling, sequence.preempted = None, 0, None, True
 
     def _fail(self, sequence: Sequence[Row], error: EngineError) -> None:
         """End a sequence of which nobody knows what is in its KV."""
         if sequence.slot is not None:
-            self._forget(sequence.slot)
+            self._cells.forget(sequence.slot)
             sequence.computed = 0
         self._tell(sequence, error)
         self._end(sequence)

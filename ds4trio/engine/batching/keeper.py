@@ -1,4 +1,4 @@
-"""Which KV leaves the context, for the memory beside it or for the disk, and how it comes back.
+"""Which KV is written to the disk, and how it comes back from there and from the memory beside the context.
 
 Theory of operation. A sequence is kept as blocks of `BLOCK` tokens, named by all that stands before them, so the same
 conversation has the same blocks in every slot and after every restart. After each step `Keeper.save` copies the next
@@ -10,9 +10,7 @@ When a prompt is placed and the disk has more of it than the slots, its blocks a
 one of them into the memory before each step. Others compute meanwhile; when it ends, for whatever reason, the prompt is
 computed from where it came to.
 
-What rests in a slot costs those that compute, so `Keeper.rest` copies it out of the context, block by block too, into a
-`RamStore`; its cells can go then. Only where the memory can be cut at any token, since a window is gone before its
-conversation rests.
+What `Resting` has copied to the memory beside the context comes back in the same way.
 
 Where the memory cannot be cut, a block is a whole state and stands alone. They are written at some of the checkpoints,
 so that all together are no more than twice the last, and at the two moments above.
@@ -26,18 +24,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
-from ds4trio.cache import RamStore, Slot, SlotTable, State
+from ds4trio.cache import RamStore, Slot, State
 from ds4trio.cache.disk import Block, Match, block_id
 from ds4trio.cache.disk.block import TOKEN
-from ds4trio.engine.batching.memory import Memory
+from ds4trio.engine.batching.blocks import BLOCK, full_blocks
+from ds4trio.engine.batching.cells import Cells
+from ds4trio.engine.batching.resting import Resting
 from ds4trio.engine.batching.sequence import Loading, Sequence
 
-__all__ = ["BLOCK", "Disk", "Keeper"]
+__all__ = ["Disk", "Keeper"]
 
 Row = TypeVar("Row")
 
-BLOCK = 256
-"""Tokens."""
 LEAST_TAIL = 32
 """Tokens of a block that is not full and still worth a file."""
 AHEAD = 2
@@ -49,8 +47,6 @@ SAVING_SHARE = 0.5
 """Of what the last step took: so long may saving its blocks take, but one is saved in any case."""
 ENDING_SECONDS = 0.25
 """What saving a conversation that ends may take."""
-SAVED_PER_SECOND = 50_000.0
-"""Tokens whose KV can be copied, before that was measured."""
 WORDS = 24
 """Tokens whose text says which prompt a block belongs to."""
 
@@ -99,24 +95,22 @@ class Keeper(Generic[Row]):
 
     def __init__(
         self,
-        memory: Memory[Row],
+        cells: Cells[Row],
         disk: Disk | None,
-        slots: SlotTable,
+        resting: Resting[Row],
         *,
-        rest_bytes: int,
         least: int,
         seconds: Callable[[int, int], float],
         wake: Callable[[], None],
         text: Callable[[list[int]], str],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._memory = memory
-        self._kind = memory.kind
+        self._cells = cells
+        self._memory = cells.memory
+        self._slots = cells.slots
+        self._kind = cells.memory.kind
         self._disk = disk
-        self._ram = RamStore(space_bytes=rest_bytes, clock=time.time)
-        self.rests = bool(rest_bytes) and not memory.kind.whole_only and not memory.kind.window
-        """Whether idle slots can be moved out of the context."""
-        self._slots = slots
+        self._resting = resting
         self._least = least
         self._seconds = seconds
         self._wake = wake
@@ -124,9 +118,6 @@ class Keeper(Generic[Row]):
         self._clock = clock
         self._bytes_per_second = 0.0
         self._block_bytes = 0
-        self._save_rate = self._restore_rate = SAVED_PER_SECOND
-        self._copies: dict[int, tuple[int, bool]] = {}
-        """By slot: when it was used last, and whether all of it was copied then, or nothing more has room."""
         self._arrived = 0.0
         self._refused: set[bytes] = set()
         """Blocks that the memory does not take, although it has room."""
@@ -141,8 +132,8 @@ class Keeper(Generic[Row]):
         if self._kind.whole_only:
             sequence.kept_until, sequence.written = match.length, 2 * match.length
         else:
-            sequence.chain = _full(match)
-        rested = self._usable(self._ram.match(sequence.tokens[:-1]))
+            sequence.chain = full_blocks(match)
+        rested = self._usable(self._resting.store.match(sequence.tokens[:-1]))
         best = rested if rested.length >= match.length else match
         wanted = tuple(block for block in best.blocks if block.whole or block.end > reusable)
         if best.length - reusable < LEAST_TAIL:
@@ -153,10 +144,10 @@ class Keeper(Generic[Row]):
         sequence.loading = Loading(wanted, best.length, deque(wanted), rested=best is rested)
         self._read_ahead(sequence.loading)
 
-    def load(self, sequence: Sequence[Row], make_room: Callable[[int], bool]) -> bool:
+    def load(self, sequence: Sequence[Row]) -> bool:
         """Put a block that has come into the memory; False if none has. May end the sequence's `Loading`.
 
-        ``make_room`` gives up so many cells of others, False if there are none to give up.
+        Idle slots give up cells where that needs more than there are.
         """
         loading, slot = sequence.loading, sequence.slot
         assert loading is not None
@@ -168,10 +159,9 @@ class Keeper(Generic[Row]):
         began, end = self._clock(), min(block.end, loading.length)
         if payload is None:
             self.stop(sequence)
-        elif self._put(block, payload, slot, range(sequence.computed, end), make_room):
+        elif self._put(block, payload, slot, range(sequence.computed, end)):
             if loading.rested:
-                restored = (end - sequence.computed) / max(self._clock() - began, 1e-6)
-                self._restore_rate += SMOOTHING * (restored - self._restore_rate)
+                self._resting.restored(end - sequence.computed, self._clock() - began)
             else:
                 self._measure(len(payload), arrived - max(asked, self._arrived))
                 self._arrived = arrived
@@ -185,14 +175,8 @@ class Keeper(Generic[Row]):
             self.stop(sequence)
             if block.whole:
                 sequence.computed = 0
-                self._memory.clear(slot.id)
-                self._slots.cut(slot, 0)
+                self._cells.forget(slot)
         return True
-
-    @property
-    def resting_bytes(self) -> int:
-        """Memory that copies of idle conversations take, also of those that are in the context still."""
-        return self._ram.size
 
     def stop(self, sequence: Sequence[Row]) -> None:
         """Load no more of a sequence; what it has stays."""
@@ -202,7 +186,7 @@ class Keeper(Generic[Row]):
 
     def _shelf(self, *, rested: bool) -> "RamStore | Disk":
         if rested:
-            return self._ram
+            return self._resting.store
         assert self._disk is not None
         return self._disk
 
@@ -233,20 +217,16 @@ class Keeper(Generic[Row]):
                 self._wake()
 
             if loading.rested:
-                then(self._ram.read(block))
+                then(self._resting.store.read(block))
             else:
                 assert self._disk is not None
                 self._disk.read(block, then)
 
-    def _put(
-        self, block: Block, payload: State, slot: Slot, positions: range, make_room: Callable[[int], bool]
-    ) -> bool:
+    def _put(self, block: Block, payload: State, slot: Slot, positions: range) -> bool:
         start, end = positions.start, positions.stop
         needed = end if block.whole else len(positions)
-        while not block.whole and self._memory.cells - self._slots.cells < needed:
-            # llama.cpp would find out too, but say so in the log, as an error.
-            if not make_room(needed):
-                break
+        if not block.whole:
+            self._cells.make_room(needed)
         while True:
             if block.whole:
                 self._memory.clear(slot.id)
@@ -254,11 +234,11 @@ class Keeper(Generic[Row]):
                     return True
             elif self._memory.append(slot.id, start, end, payload):
                 return True
-            if not self._kind.window and self._memory.cells - self._slots.cells >= needed:
+            if not self._kind.window and self._cells.free >= needed:
                 # It is not for want of cells, and would not be the next time. (Sliding layers have cells of their own.)
                 self._refused.add(block.id)
                 return False
-            if not make_room(needed):
+            if not self._cells.give_up(needed):
                 return False
 
     def _pays(self, blocks: tuple[Block, ...], start: int, end: int) -> bool:
@@ -274,43 +254,6 @@ class Keeper(Generic[Row]):
     def _measure(self, size: int, seconds: float) -> None:
         rate = size / max(seconds, 1e-6)
         self._bytes_per_second += (SMOOTHING if self._bytes_per_second else 1.0) * (rate - self._bytes_per_second)
-
-    # --- to rest ------------------------------------------------------------------------------------------------------
-
-    def copied(self, slot: Slot) -> bool | None:
-        """Whether all of an idle slot is outside of the context too; None: not all that has room there (see `rest`)."""
-        used, copied = self._copies.get(slot.id, (None, False))
-        return copied if used == slot.last_used else None
-
-    def rest_seconds(self, slot: Slot) -> float:
-        """About what it takes to bring an idle slot back, and before that to copy it, unless it is `copied`."""
-        tokens = self._slots.length(slot)
-        return tokens / self._restore_rate + (0 if self.copied(slot) else tokens / self._save_rate)
-
-    def rest(self, slot: Slot) -> None:
-        """Copy one more block of an idle slot out of the context, and see whether that was the last one."""
-        tokens = self._slots.tokens(slot)
-        match = self._ram.match(tokens)
-        if match.length == len(tokens):
-            self._copies[slot.id] = slot.last_used, True
-            return
-        chain = _full(match)
-        parent, start = chain[-1] if chain else self._ram.root, BLOCK * len(chain)
-        own = tokens[start : start + BLOCK]
-        block = self._ram.missing(parent, start, own)
-        if block is not None:
-            payload, _ = self._copy(slot, start, block.end)
-            if self._ram.write(block, payload, seconds=self._seconds(start, len(own))):
-                return
-        self._copies[slot.id] = slot.last_used, False
-
-    def still_copied(self, slot: Slot) -> bool:
-        """Whether all of a `copied` slot is there still: what was copied later may have taken its room."""
-        tokens = self._slots.tokens(slot)
-        if self._ram.match(tokens).length == len(tokens):
-            return True
-        self._copies[slot.id] = slot.last_used, False
-        return False
 
     # --- to the disk --------------------------------------------------------------------------------------------------
 
@@ -380,7 +323,7 @@ class Keeper(Generic[Row]):
             if self._kind.whole_only:
                 self._state(slot, tokens)
                 continue
-            chain = _full(match)
+            chain = full_blocks(match)
             while self._next(chain, slot, tokens, len(tokens)):
                 pass
             self._block(chain, slot, tokens, len(tokens), tail=True)
@@ -422,17 +365,9 @@ class Keeper(Generic[Row]):
         window = self._kind.window
         if window and self._memory.first_position(slot.id) > max(start, end - window + 1):
             return None
-        payload, self.save_seconds = self._copy(slot, start, end)
+        payload, self.save_seconds = self._resting.copy(slot, start, end)
         self._block_bytes = len(payload)
         return payload
-
-    def _copy(self, slot: Slot, start: int, end: int) -> tuple[State, float]:
-        """The KV of some positions, and the seconds that copying them took."""
-        began = self._clock()
-        payload = self._memory.save_range(slot.id, start, end)
-        took = self._clock() - began
-        self._save_rate += SMOOTHING * ((end - start) / max(took, 1e-6) - self._save_rate)
-        return payload, took
 
     def _whole(self, sequence: Sequence[Row]) -> None:
         assert sequence.slot is not None
@@ -450,8 +385,3 @@ class Keeper(Generic[Row]):
         assert self._disk is not None
         words = " ".join(self._text(tokens[:WORDS]).split()) if block.start == 0 else ""
         return self._disk.write(block, payload, words)
-
-
-def _full(match: Match) -> list[bytes]:
-    """The ids of the blocks that are full and of use as a whole."""
-    return [block.id for block in match.blocks if block.end <= match.length and len(block.tokens) == BLOCK]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from ds4trio.engine.base import EngineError
+from ds4trio.engine.base import EngineError, UnusableModelError
 from ds4trio.engine.llama.model import Model
 
 __all__ = ["Adapter", "LoadedAdapters", "load_adapters"]
@@ -42,20 +42,20 @@ def load_adapters(model: Model, adapters: Sequence[Adapter]) -> Iterator[LoadedA
     """Read ``adapters`` for the length of the block, in which contexts that use them have to begin and to end.
 
     A context counts the adapters of its model when it is made, to have room for what they compute. Blocks. Raises
-    `EngineError` for one that does not go with the model.
+    `UnusableModelError` for one that does not go with the model.
     """
     with ExitStack() as stack:
         pointers = []
         for adapter in adapters:
             pointer = llama_cpp.llama_adapter_lora_init(model.pointer, os.fsencode(adapter.path))
             if not pointer:
-                raise EngineError(
+                raise UnusableModelError(
                     f"llama.cpp cannot use {adapter.path} as a LoRA adapter of this model: not such a GGUF file, "
                     "damaged, or made for another model; the log line before this one says more"
                 )
             stack.callback(llama_cpp.llama_adapter_lora_free, pointer)
             if llama_cpp.llama_adapter_get_alora_n_invocation_tokens(pointer):
-                raise EngineError(
+                raise UnusableModelError(
                     f"{adapter.path} is an activated LoRA, made to begin in the middle of a prompt, which this server "
                     "cannot do; give one that holds for all tokens"
                 )

@@ -29,6 +29,7 @@ from ds4trio.engine.base import (
 from ds4trio.engine.batching import Released, Sequence, Update, Writer
 from ds4trio.engine.breakdown import breakdown
 from ds4trio.engine.llama.adapters import Adapter
+from ds4trio.engine.llama.allocator import leave_no_holes
 from ds4trio.engine.llama.context import ContextOptions, Logits
 from ds4trio.engine.llama.continuation import Continuation
 from ds4trio.engine.llama.grammar import Grammar
@@ -329,6 +330,7 @@ async def open_llama_engine(
     Leaving, also by cancellation, aborts the running batch and waits for the thread's end. Raises `EngineError`,
     in an exception group, when the model cannot be loaded.
     """
+    leave_no_holes()
     token = trio.lowlevel.current_trio_token()
     admission = Admission(parallel=options.parallel, max_queue=options.max_queue)
     ready = trio.Event()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import llama_cpp
 
 from ds4trio.cache import MemoryKind
-from ds4trio.engine.base import EngineError, EngineStoppedError, Sampling
+from ds4trio.engine.base import EngineError, EngineStoppedError, Sampling, UnusableModelError
 from ds4trio.engine.llama.vocabulary import Vocabulary
 
 __all__ = ["Model", "ModelTokenizer", "ended", "load_model"]
@@ -152,8 +152,8 @@ def load_model(
     """Open a GGUF file for the length of the block.
 
     Blocks for as long as loading takes. ``on_progress`` gets the loaded fraction and may return False to give up.
-    Without ``weights`` nothing is read but the metadata, and nothing can be computed. Raises `EngineError` for a file
-    that llama.cpp cannot load.
+    Without ``weights`` nothing is read but the metadata, and nothing can be computed. Raises `UnusableModelError` for a
+    file that llama.cpp cannot load.
     """
     llama_cpp.llama_log_set(_log_line, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
@@ -169,7 +169,9 @@ def load_model(
         params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
     pointer = llama_cpp.llama_model_load_from_file(path.encode(), params)
     if not pointer:
-        raise EngineError(f"llama.cpp cannot load {path}: not a GGUF file, damaged, or of an unknown architecture")
+        raise UnusableModelError(
+            f"llama.cpp cannot load {path}: not a GGUF file, damaged or incomplete, or of an unknown architecture"
+        )
     model = Model(pointer, on_cpu=n_gpu_layers == 0 or not llama_cpp.llama_supports_gpu_offload())
     try:
         yield model

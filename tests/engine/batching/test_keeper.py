@@ -5,7 +5,7 @@ import pytest
 from ds4trio.cache import MemoryKind
 from ds4trio.cache.disk import Match
 from ds4trio.engine.base import Phase, Progress
-from ds4trio.engine.batching.keeper import BLOCK
+from ds4trio.engine.batching.blocks import BLOCK
 from tests.engine.batching import bench as clients
 from tests.engine.batching.bench import LEAST_KEPT, Bench, tokens_of
 from tests.engine.batching.fake_disk import FakeDisk
@@ -214,7 +214,7 @@ def test_a_disk_that_was_slow_once_is_asked_again_one_day() -> None:
         after.run()
         after.batcher._slots.give_up(10**6)
         for slot in after.batcher._slots.slots:
-            after.batcher._forget(slot)
+            after.batcher._cells.forget(slot)
         if again.cached:
             return
     raise AssertionError("never")

@@ -3,7 +3,7 @@
 import pytest
 
 from ds4trio.cache import MemoryKind
-from ds4trio.engine.batching.keeper import BLOCK
+from ds4trio.engine.batching.blocks import BLOCK
 from tests.engine.batching.bench import Bench, Client, answer, talkative, tokens_of
 from tests.engine.batching.fake_memory import KINDS
 
@@ -63,12 +63,12 @@ def test_conversations_with_a_common_beginning_take_its_room_once() -> None:
         answered(bench, [*tokens_of(0, 4 * BLOCK), *tokens_of(seed, 100)], most=1)
     for seed in (5, 6):
         answered(bench, talkative(seed, 900, 40), most=40)
-    store = bench.batcher._keeper._ram
+    store = bench.batcher._resting.store
     whole = a_bench()
     answered(whole, [*tokens_of(0, 4 * BLOCK), *tokens_of(1, 100)], most=1)
     for seed in (5, 6):
         answered(whole, talkative(seed, 900, 40), most=40)
-    assert store.size < 1.5 * whole.batcher._keeper._ram.size
+    assert store.size < 1.5 * whole.batcher._resting.store.size
 
 
 def test_a_conversation_that_goes_on_is_copied_once() -> None:
@@ -86,12 +86,12 @@ def test_where_there_is_no_room_the_least_valuable_goes() -> None:
     one = a_bench()
     answered(one, tokens_of(0, 700))
     answered(one, talkative(9, 300, 40), most=40)
-    size = one.batcher._keeper._ram.size
+    size = one.batcher._resting.store.size
     bench = a_bench(cells=20_000, rest_bytes=2 * size)
     for seed in range(6):
         answered(bench, tokens_of(seed, 700))
         answered(bench, talkative(20 + seed, 300, 40), most=40)
-        assert bench.batcher._keeper._ram.size <= 2 * size
+        assert bench.batcher._resting.store.size <= 2 * size
 
 
 def test_without_room_nothing_moves() -> None:
@@ -148,4 +148,4 @@ def test_what_has_no_room_elsewhere_stays_in_its_cells() -> None:
     answered(bench, talkative(1, 300, 40), most=40)
     said = [*first.prompt, *answer(first.prompt, first.most)[0]]
     assert answered(bench, [*said, *tokens_of(2, 20)]).cached == len(said) - 1
-    assert bench.batcher._keeper._ram.size == 0
+    assert bench.batcher._resting.store.size == 0

@@ -17,4 +17,4 @@ def model() -> Path:
 
 @pytest.fixture
 def options(model: Path) -> LlamaOptions:
-    return LlamaOptions(path=model, threads=2, context_length=2048)
+    return LlamaOptions(path=model, threads=1, context_length=2048)

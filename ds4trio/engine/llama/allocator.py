@@ -1,0 +1,28 @@
+"""Memory that is given up goes back to the system.
+
+KV that leaves the context comes and goes in blocks of megabytes. glibc asks the system for a block of its own only from
+a size on that it raises with each of them that is freed, up to 32 MiB; smaller ones leave holes in its heaps, of which
+it makes one for each of many threads. So a server that holds 360 MB grew to 400 MB within minutes, and went on growing
+(python -m benchmarks.soak).
+"""
+
+import ctypes
+
+__all__ = ["leave_no_holes"]
+
+LARGE = 4 * 2**20
+"""Bytes. Smaller than a block of any model's KV, larger than its logits."""
+HEAPS = 2
+# What malloc.h calls M_MMAP_THRESHOLD and M_ARENA_MAX.
+MMAP_THRESHOLD, ARENA_MAX = -3, -8
+
+
+def leave_no_holes() -> None:
+    """Have large blocks come from the system and go back to it, in all of this process.
+
+    Does nothing where there is no glibc. Not a checkpoint.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, LARGE)
+        mallopt(ARENA_MAX, HEAPS)
