@@ -14,7 +14,7 @@ REPORT = Path("docs/benchmarks")
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(ORDER))
 def main(names: tuple[str, ...]) -> None:
-    """Measure (about an hour on two cores; nothing else should run), then write ``docs/benchmarks.md``."""
+    """Measure (about an hour and a half on two cores; nothing else should run), then write ``docs/benchmarks.md``."""
     missed = []
     with click.progressbar(names or ORDER, label="benchmarks", file=sys.stderr, item_show_func=str) as bar:
         for name in bar:

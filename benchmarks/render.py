@@ -34,6 +34,7 @@ TITLES = {
     "replay": "The next turn",
     "cost": "What protocols cost",
     "fuzz": "Bad input",
+    "soak": "Months in minutes",
 }
 ORDER = tuple(TITLES)
 README = Path("README.md")
@@ -92,11 +93,22 @@ def lateness(axes: Axes, data: dict[str, list[float]]) -> None:
     axes.set_ylabel("share of all beats")
 
 
+def memory(axes: Axes, lives: list[list[list[int]]]) -> None:
+    """The process's size over the requests that were computed, a line for each life."""
+    for number, life in enumerate(lives, 1):
+        axes.plot([requests for requests, _ in life], [size for _, size in life], label=f"life {number}")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("requests computed in this life")
+    axes.set_ylabel("MiB")
+    axes.legend()
+
+
 CHARTS: dict[str, Chart] = {
     "decode": answers,
     "prefill": prompts,
     "responsiveness": shares,
     "lateness": lateness,
+    "memory": memory,
 }
 
 
