@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 import click
@@ -90,6 +91,8 @@ def _supervise(settings: Settings) -> int:
     from ds4trio.server.serve import listen  # noqa: PLC0415 - --help stays fast
     from ds4trio.server.supervise import supervise  # noqa: PLC0415 - --help stays fast
 
+    if settings.api_key_file and not Path(settings.api_key_file).is_file():
+        raise ConfigError(f"api_key_file = {settings.api_key_file!r}: who is started again needs a file, not a pipe")
     # In the same way as this process was started, whatever that was.
     again = [sys.executable, *(argument for argument in sys.orig_argv[1:] if argument != "--supervise")]
     with logging_to(None, level=settings.log_level, format=settings.log_format), listen(settings) as listener:

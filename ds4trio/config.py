@@ -10,6 +10,8 @@ Every field of `Settings` is at once a TOML key (``heartbeat_interval``), an env
 import importlib.util
 import math
 import os
+import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +35,14 @@ __all__ = [
 ENVIRONMENT_PREFIX = "DS4TRIO_"
 CONFIG_FILE_VARIABLE = "DS4TRIO_CONFIG"
 DAY = 86_400
+OTHER_FILES = {
+    "chat_template": "the path of a Jinja template",
+    "tls_cert": "the path of a certificate chain (PEM)",
+    "tls_key": "the path of the certificate's private key (PEM)",
+    "api_key_file": "the path of a file with a key in each line",
+}
+ORIGIN = re.compile(r"null|[a-zA-Z][\w+.-]*://[^/?#\s*@]+/?")
+HOST = re.compile(r"[^/?#\s*@]+")
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
@@ -375,19 +385,10 @@ def _description(name: str) -> str:
 
 
 def _check_together(settings: Settings) -> None:
-    if settings.engine == "llama" and settings.model and not _is_file(settings.model):
-        raise ConfigError(f"model = {settings.model!r}: no such file; give the path of a GGUF file")
+    _check_files(settings)
+    _check_names(settings)
     if settings.model and settings.hf:
         raise ConfigError("model and hf each name a model; give one of them, and the other one empty if need be")
-    for path, scale in lora_adapters(settings):
-        if settings.engine == "llama" and not _is_file(path):
-            raise ConfigError(f"lora = {str(path)!r}: no such file; give FILE or FILE=SCALE, as in adapter.gguf=0.5")
-        if not math.isfinite(scale):
-            raise ConfigError(f"lora = {str(path)!r}: its scale is {scale}; give a number like 1 or 0.5")
-    if settings.chat_template and not _is_file(settings.chat_template):
-        raise ConfigError(
-            f"chat_template = {settings.chat_template!r}: no such file; give the path of a Jinja template"
-        )
     if settings.batch < 2 * settings.parallel:
         raise ConfigError(
             f"batch = {settings.batch} is too small for parallel = {settings.parallel}: give at least two tokens of a "
@@ -395,18 +396,53 @@ def _check_together(settings: Settings) -> None:
         )
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise ConfigError("tls_cert and tls_key belong together: give both or neither")
-    for name in ("tls_cert", "tls_key", "api_key_file"):
-        if (file := getattr(settings, name)) and not _is_file(file):
-            raise ConfigError(f"{name} = {file!r}: no such file")
     if settings.cache_type_v != "f16" and settings.flash_attn == "off":
         raise ConfigError(f"cache_type_v = {settings.cache_type_v!r} needs flash attention; leave flash_attn at 'auto'")
 
 
-def _is_file(path: str | Path) -> bool:
+def _check_files(settings: Settings) -> None:
+    if settings.engine == "llama" and settings.model:
+        _check_file("model", settings.model, "the path of a GGUF file")
+    for path, scale in lora_adapters(settings):
+        if settings.engine == "llama":
+            _check_file("lora", path, "FILE or FILE=SCALE, as in adapter.gguf=0.5")
+        if not math.isfinite(scale):
+            raise ConfigError(f"lora = {str(path)!r}: its scale is {scale}; give a number like 1 or 0.5")
+    for name, wanted in OTHER_FILES.items():
+        if file := getattr(settings, name):
+            _check_file(name, file, wanted)
+    if settings.kv_disk and (directory := settings.kv_disk_dir) and _kind(directory) in ("file", "other"):
+        raise ConfigError(f"kv_disk_dir = {directory!r}: it is a file; give a directory, there or to be made")
+
+
+def _check_names(settings: Settings) -> None:
+    for origin in settings.cors:
+        if not ORIGIN.fullmatch(origin):
+            raise ConfigError(f"cors = {origin!r}: an origin is SCHEME://HOST or SCHEME://HOST:PORT, and nothing else")
+    for host in settings.allowed_host:
+        if not HOST.fullmatch(host):
+            raise ConfigError(f"allowed_host = {host!r}: give a name like models.lan, without scheme and path")
+
+
+def _check_file(name: str, path: str | Path, wanted: str) -> None:
+    kind = _kind(path)
+    # Keys may come from a program, through a pipe; what is read twice may not.
+    if kind != "file" and not (kind == "other" and name == "api_key_file"):
+        fault = {"directory": "it is a directory", "other": "it is no plain file"}.get(kind, "no such file")
+        raise ConfigError(f"{name} = {str(path)!r}: {fault}; give {wanted}")
+
+
+def _kind(path: str | Path) -> Literal["file", "directory", "other", "nothing"]:
+    """What is there."""
+    if str(path) in ("", "."):  # ``Path("")`` is the directory that one is in, and nobody means that
+        return "nothing"
     try:
-        return Path(path).is_file()
-    except (OSError, ValueError):  # a name too long, or with a NUL
-        return False
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):  # ValueError: a name with a NUL
+        return "nothing"
+    if stat.S_ISDIR(mode):
+        return "directory"
+    return "file" if stat.S_ISREG(mode) else "other"
 
 
 _ANNOTATIONS: Mapping[str, Any] = get_type_hints(Settings, include_extras=True)

@@ -23,6 +23,8 @@ def named_keys(settings: Settings) -> dict[str, str]:
         name, key = (before, after) if colon else (f"key{len(keys) + 1}", before)
         if not key or not name or name in keys:
             raise ConfigError("an API key is KEY or NAME:KEY, each name once; one of them is empty or named twice")
+        if key in keys.values():
+            raise ConfigError("two API keys are the same, so nobody could tell who uses it; give each name its own")
         keys[name] = key
     if settings.api_key and not keys:  # --api-key "$KEY" where there is no such variable must not open the server
         raise ConfigError("api_key is empty; give a key, or leave the setting out")

@@ -129,6 +129,8 @@ async def test_a_missing_key_says_so(keyed: ServerProcess, tmp_path: Path) -> No
     done = await run("codex", "--url", url(keyed), home=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"Error: the server at {url(keyed)} asks for a key; give one with --api-key\n"
+    done = await run("codex", "--url", url(keyed), "--api-key", "another", home=tmp_path)
+    assert done.stderr == f"Error: the server at {url(keyed)} does not know this key; give one with --api-key\n"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_help_knows_every_setting() -> None:
         (["--model", "nowhere.gguf"], "Error: model = 'nowhere.gguf': no such file; give the path of a GGUF file\n"),
         (["--heartbeat-interval", "soon"], "--heartbeat-interval = 'soon'"),
         (["--config", "nowhere.toml"], "config file nowhere.toml"),
+        (["--engine", "simulated", "--supervise", "--api-key-file", "/dev/null"], "needs a file, not a pipe"),
         (["--engine", "simulated", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1 port 8000"),
     ],
 )
@@ -57,10 +58,10 @@ def test_port_that_is_taken_says_so() -> None:
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use; choose another" in result.stderr
 
 
-def test_file_that_is_no_model_ends_the_server_with_status_1(tmp_path: Path) -> None:
+def test_file_that_is_no_model_ends_the_server_with_a_status_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF" + bytes(64))
     result = run("serve", "--port", "0", "--model", str(path))
-    assert result.returncode == 1
+    assert result.returncode == os.EX_CONFIG
     assert "cannot load" in result.stderr
     assert "Traceback" not in result.stderr

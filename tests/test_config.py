@@ -1,6 +1,7 @@
 """Settings: which source wins, and what an error says. Every field is tested by what its own type declares."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from itertools import product
@@ -130,8 +131,9 @@ def value_of(name: str, value: object) -> str:
 
 def test_a_list_may_be_one_value(tmp_path: Path) -> None:
     for name in LISTS:
-        file = toml(tmp_path, f'engine = "simulated"\n{name} = "one"')
-        assert getattr(load(config_file=file), name) == ("one",)
+        value = "https://one" if name == "cors" else "one"
+        file = toml(tmp_path, f'engine = "simulated"\n{name} = "{value}"')
+        assert getattr(load(config_file=file), name) == (value,)
 
 
 @pytest.mark.parametrize("name", field_names())
@@ -248,6 +250,47 @@ def test_a_file_that_is_not_there_is_refused_with_key_value_and_fix(name: str) -
 @pytest.mark.parametrize("name", ["model", "chat_template"])
 def test_a_path_that_no_file_can_have_is_a_config_error(name: str) -> None:
     assert name in error_of({name: "m" * 300})
+
+
+@pytest.mark.parametrize("name", ["model", "lora", "chat_template", "api_key_file", "tls_cert"])
+def test_a_directory_is_no_file(name: str, tmp_path: Path) -> None:
+    values = {name: str(tmp_path), **({"tls_key": str(tmp_path)} if name == "tls_cert" else {})}
+    assert error_of(values).startswith(f"{name} = {str(tmp_path)!r}: it is a directory; give ")
+
+
+def test_a_pipe_may_hold_keys_and_nothing_else(tmp_path: Path) -> None:
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    assert load({"engine": "simulated", "api_key_file": pipe}).api_key_file == pipe
+    assert "it is no plain file" in error_of({"engine": "simulated", "tls_cert": pipe, "tls_key": pipe})
+    assert "it is no plain file" in error_of({"model": pipe})
+
+
+def test_a_cache_directory_is_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "kv"
+    assert load({"engine": "simulated", "kv_disk_dir": str(file)}).kv_disk_dir == str(file)
+    file.touch()
+    assert "it is a file; give a directory" in error_of({"engine": "simulated", "kv_disk_dir": str(file)})
+    assert not load({"engine": "simulated", "kv_disk_dir": str(file), "kv_disk": False}).kv_disk
+
+
+@pytest.mark.parametrize("origin", ["https://example.com", "http://localhost:3000/", "app://x", "null"])
+def test_an_origin_is_what_a_browser_sends(origin: str) -> None:
+    assert load({"engine": "simulated", "cors": origin}).cors == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "example.com", "https://example.com/page", "https://*.lan", "http://localhost:*", "https://me@host", ""],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
+    assert f"cors = {origin!r}: an origin is SCHEME://HOST" in error_of({"engine": "simulated", "cors": origin})
+
+
+@pytest.mark.parametrize("host", ["http://models.lan", "models.lan/v1", "*", "*.lan", ""])
+def test_a_host_is_a_name(host: str) -> None:
+    assert load({"engine": "simulated", "allowed_host": "models.lan:8000"}).allowed_host == ("models.lan:8000",)
+    assert f"allowed_host = {host!r}: give a name" in error_of({"engine": "simulated", "allowed_host": host})
 
 
 def test_the_simulated_engine_does_not_look_for_the_model() -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 __all__ = ["Change", "UnmergeableError", "dump", "merged", "plan"]
 
+LINE_END = re.compile(r"\r?\n")
 INDENT = re.compile(r'^([ \t]+)"', re.MULTILINE)
 BY_HAND = "enter by hand what the command prints without --write"
 PRIVATE = 0o600
@@ -123,6 +124,8 @@ def merged(text: str, ours: Mapping[str, Any], suffix: str) -> str:
         if there == wanted:
             return text
         after = write(text, ours)
+        if text.count("\r\n") == text.count("\n") > 0:  # new lines end as all the others do
+            after = LINE_END.sub("\r\n", after)
         if load(after) != wanted:
             raise UnmergeableError(f"settings would be lost in it; {BY_HAND}")
         after.encode()

@@ -17,6 +17,14 @@ TOKEN_ID = re.compile(r"[0-9]{1,9}")
 _SAMPLED = {field.name for field in fields(Sampling)} - {"logit_bias"}
 MOST_STOPS = 16
 MOST_MESSAGE = 200
+CODES = (
+    (
+        re.compile(r"Expected `[^`]*` (?:[<>]=?|of length|matching)|Invalid (?:enum )?value|Number out of range"),
+        "invalid_value",
+    ),
+    (re.compile("Object missing required field"), "missing_required_parameter"),
+)
+"""What msgspec says where nothing is of a wrong type."""
 
 StopMember = str | Annotated[list[str], Meta(max_length=MOST_STOPS)] | None
 
@@ -80,9 +88,10 @@ def invalid(error: msgspec.ValidationError, *, at: str) -> InvalidRequestError:
     # It may quote the client's own text.
     message = message.encode("unicode_escape").decode()
     where = at + path.rstrip("`")
+    code = next((code for kind, code in CODES if kind.match(message)), "invalid_type")
     if where == "$":
-        return InvalidRequestError(message, code="invalid_type")
-    return InvalidRequestError(f"{message} at {where}", code="invalid_type", param=where)
+        return InvalidRequestError(message, code=code)
+    return InvalidRequestError(f"{message} at {where}", code=code, param=where)
 
 
 def verbatim(part: Raw) -> bytes:

@@ -161,12 +161,12 @@ def shown(text: str) -> str:
 
 
 def openai_error(error: ApiError) -> dict[str, Any]:
-    """The error object that OpenAI's protocols share."""
+    """The error object that OpenAI's protocols share; there a path has no root."""
     return {
         "error": {
             "message": error.message,
             "type": error.kind,
-            "param": error.param,
+            "param": error.param.removeprefix("$.") if error.param else None,
             "code": error.code,
             **error.details,
         }

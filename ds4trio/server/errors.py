@@ -14,9 +14,9 @@ from ds4trio.api.errors import (
 )
 from ds4trio.chat import TemplateFailedError, UnenforceableError
 from ds4trio.engine import EngineError, EngineStoppedError, GrammarError, QueueFullError
-from ds4trio.engine.breakdown import breakdown
+from ds4trio.engine.breakdown import breakdown, first_leaf
 
-__all__ = ["UnsupportedMediaTypeError", "api_error", "error_response", "first_leaf", "log_breakdown"]
+__all__ = ["UnsupportedMediaTypeError", "api_error", "error_response", "log_breakdown"]
 
 log = logging.getLogger("ds4trio")
 
@@ -84,14 +84,6 @@ def error_response(error: ApiError, document: bytes) -> Response:
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response
-
-
-def first_leaf(group: BaseException) -> BaseException:
-    """The first exception in a group that is no group itself; anything else is its own."""
-    error = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def log_breakdown(error: BaseException) -> None:

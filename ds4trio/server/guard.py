@@ -134,10 +134,10 @@ class Guard:
 
     def _name(self, headers: Mapping[str, str]) -> str | None:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = _digest(given)
+        # Clients that have another provider's token as well may send both.
+        given = [_digest(token.strip() if scheme.lower() == "bearer" else ""), _digest(headers.get("x-api-key", ""))]
         # All are compared, whichever it is, so that the time says nothing.
-        matches = [name for name, known in self.keys.items() if hmac.compare_digest(digest, known)]
+        matches = [name for digest in given for name, known in self.keys.items() if hmac.compare_digest(digest, known)]
         return matches[0] if matches else None
 
     def _check_local(self, headers: Mapping[str, str]) -> None:

@@ -50,14 +50,16 @@ def add_ops_routes(app: QuartTrio, host: EngineHost, settings: Settings, board: 
         }
 
     @app.get("/health")
-    async def health() -> tuple[dict[str, Any], int]:
+    async def health() -> tuple[dict[str, Any], int, dict[str, str]]:
         try:
             engine = host.engine()
         except ApiError as error:
             status = {"status": host.state, "loaded": round(host.load_fraction, 3)}
             # What went wrong may name files.
-            return status | ({"message": error.message} if guard.trusts(g.key) else {}), 503
-        return {"status": "ok", "running": engine.running, "waiting": engine.waiting}, 200
+            message = {"message": error.message} if guard.trusts(g.key) else {}
+            later = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+            return status | message, 503, later
+        return {"status": "ok", "running": engine.running, "waiting": engine.waiting}, 200, {}
 
     @app.get("/props")
     async def props() -> dict[str, Any]:

@@ -175,6 +175,17 @@ def test_a_list_of_models_keeps_the_others() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "suffix"),
+    [('{\r\n  "a": 1\r\n}\r\n', ".json"), ("a = 1\r\n[t]\r\nx = 1\r\n", ".toml"), ("a: 1\r\n", ".yml")],
+)
+def test_lines_end_as_they_did(text: str, suffix: str) -> None:
+    after = merged(text, {"new": {"b": 1, "c": "x"}}, suffix)
+    assert after.count("\n") == after.count("\r\n") >= 3
+    mixed = merged("a = 1\n" + "b = 2\r\n", {"new": {"c": 1}}, ".toml")
+    assert mixed.startswith("a = 1\n")
+
+
 def test_json_keeps_its_indent_and_its_letters() -> None:
     assert merged('{\n\t"a": "é"\n}', {"b": 1}, ".json") == '{\n\t"a": "é",\n\t"b": 1\n}\n'
 

@@ -34,7 +34,7 @@ def test_how_to_read_the_text_can_be_said() -> None:
     [
         (b"", "invalid_json", None),
         (b'{"content": "\\ud800"}', "invalid_json", None),
-        (b"{}", "invalid_type", None),
+        (b"{}", "missing_required_parameter", None),
         (b"[]", "invalid_type", None),
         (b'{"content": 1}', "invalid_type", "$.content"),
         (b'{"content": ["hi"]}', "invalid_type", "$.content"),
@@ -67,7 +67,22 @@ def test_token_ids_are_read(tokens: list[int]) -> None:
 def test_what_are_no_token_ids_is_refused_with_its_path(request_body: bytes, param: str | None) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_detokenize(request_body)
-    assert (caught.value.code, caught.value.param) == ("invalid_type", param)
+    assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("request_body", "code"),
+    [
+        (b"{}", "missing_required_parameter"),
+        (b'{"tokens": ["a"]}', "invalid_type"),
+        (b'{"tokens": [-1]}', "invalid_value"),
+        (b'{"tokens": [2147483648]}', "invalid_value"),
+    ],
+)
+def test_the_code_says_what_is_wrong(request_body: bytes, code: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        parse_detokenize(request_body)
+    assert caught.value.code == code
 
 
 def test_tokens_are_ids_or_ids_with_their_pieces() -> None:

@@ -31,7 +31,14 @@ async def asked(app: App, headers: dict[str, str], *, path: str = "/v1/models", 
     return call
 
 
-@pytest.mark.parametrize("header", [{"authorization": "Bearer secret-b"}, {"x-api-key": "secret-b"}])
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"authorization": "Bearer secret-b"},
+        {"x-api-key": "secret-b"},
+        {"authorization": "Bearer another provider's", "x-api-key": "secret-b"},
+    ],
+)
 async def test_a_key_opens(autojump_clock: MockClock, header: dict[str, str]) -> None:
     async with running(api_key=KEYS) as app:
         assert (await asked(app, header)).status == 200
@@ -78,6 +85,8 @@ async def test_and_hears_no_more_than_that(autojump_clock: MockClock) -> None:
         key = {"x-api-key": KEYS[0].rpartition(":")[2]}
         assert b"secret" in (await asked(app, key, path="/health")).body
         assert json.loads((await asked(app, key, path="/")).body)["models"]
+        app.host.state = "loading"
+        assert int((await asked(app, {}, path="/health")).headers["retry-after"]) > 0
 
 
 def test_a_key_that_is_empty_opens_nothing() -> None:
@@ -162,7 +171,7 @@ def test_keys_come_from_flags_and_a_file(tmp_path: Path) -> None:
     assert list(read_keys(load_settings(environment={"DS4TRIO_API_KEY": "x:1,2"}))) == ["x", "key2"]
 
 
-@pytest.mark.parametrize("keys", [("a:1", "a:2"), ("a:",), (":",)])
+@pytest.mark.parametrize("keys", [("a:1", "a:2"), ("a:",), (":",), ("a:1", "b:1")])
 def test_keys_that_cannot_be_meant_are_refused(keys: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError):
         read_keys(Settings(api_key=keys))

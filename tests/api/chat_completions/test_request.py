@@ -255,16 +255,12 @@ def test_arguments_nested_to_any_depth_are_text_or_refused() -> None:
     [
         (b"[]", None, ["object", "array"]),
         (b"null", None, ["object", "null"]),
-        (b"{}", None, ["messages"]),
         (body(messages="hi"), "$.messages", ["array", "str"]),
         (body(messages=["hi"]), "$.messages[0]", ["object", "str"]),
-        (body(messages=[*HI, {"content": "hi"}]), "$.messages[1]", ["role"]),
-        (body(messages=[{"role": "critic", "content": ""}]), "$.messages[0].role", ["critic"]),
         (body(messages=[{"role": 1, "content": ""}]), "$.messages[0].role", ["int"]),
         (body(messages=[*HI, {"role": "user", "content": 3}]), "$.messages[1].content", ["str", "int"]),
         (body(messages=[{"role": "user", "content": {}}]), "$.messages[0].content", ["str", "object"]),
         (body(messages=[{"role": "user", "content": ["hi"]}]), "$.messages[0].content[0]", ["object", "str"]),
-        (body(messages=[{"role": "user", "content": [{"text": "hi"}]}]), "$.messages[0].content[0]", ["type"]),
         (
             body(messages=[{"role": "user", "content": [{"type": "text", "text": 1}]}]),
             "$.messages[0].content[0].text",
@@ -292,6 +288,31 @@ def test_a_wrong_type_is_refused_with_its_path_and_both_types(
     assert (error.code, error.param) == ("invalid_type", param)
     assert (param or "") in error.message
     assert all(part in error.message for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("request_body", "code", "param", "part"),
+    [
+        (b"{}", "missing_required_parameter", None, "messages"),
+        (body(messages=[*HI, {"content": "hi"}]), "missing_required_parameter", "$.messages[1]", "role"),
+        (
+            body(messages=[{"role": "user", "content": [{"text": "hi"}]}]),
+            "missing_required_parameter",
+            "$.messages[0].content[0]",
+            "type",
+        ),
+        (body(messages=[{"role": "critic", "content": ""}]), "invalid_value", "$.messages[0].role", "critic"),
+        (body(temperature=-1), "invalid_value", "$.temperature", ">= 0"),
+        (b'{"messages": [], "temperature": 1e400}', "invalid_value", "$.temperature", "range"),
+        (body(stop=["x"] * 17), "invalid_value", "$.stop", "length"),
+    ],
+)
+def test_what_is_missing_or_out_of_bounds_has_codes_of_its_own(
+    request_body: bytes, code: str, param: str | None, part: str
+) -> None:
+    error = refusal(request_body)
+    assert (error.code, error.param) == (code, param)
+    assert part in error.message
 
 
 @pytest.mark.parametrize("role", ["user - at `$.model`", " - at ", "`"])
