@@ -50,7 +50,7 @@ def get(base: str, path: str, *, api_key: str = "") -> dict[str, Any]:
             return _object(answer.read(MOST_BYTES), base + path)
     except urllib.error.HTTPError as error:
         with error:
-            raise AskError(_refusal(base, error), error.code) from None
+            raise AskError(_refusal(base, error, api_key), error.code) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError):
             raise AskError(f"{base} has a certificate that this machine does not trust: {error.reason}") from None
@@ -66,9 +66,10 @@ def _object(data: bytes, url: str) -> dict[str, Any]:
         raise AskError(f"what answers at {url} is no server of this kind", 200) from None
 
 
-def _refusal(base: str, error: urllib.error.HTTPError) -> str:
+def _refusal(base: str, error: urllib.error.HTTPError, api_key: str) -> str:
     if error.code == 401:
-        return f"the server at {base} asks for a key; give one with --api-key"
+        wants = "does not know this key" if api_key else "asks for a key"
+        return f"the server at {base} {wants}; give one with --api-key"
     try:
         said = _object(error.read(MOST_BYTES), base)["error"]["message"]
     except (AskError, OSError, http.client.HTTPException, KeyError, TypeError):

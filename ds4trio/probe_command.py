@@ -12,7 +12,8 @@ import click
 import trio
 
 if TYPE_CHECKING:
-    from ds4trio.probe import Api, Plan, Row, Target
+    from ds4trio.probe import Plan, Row, Target
+    from ds4trio.testing.stream import Protocol
 
 __all__ = ["probe"]
 
@@ -26,7 +27,7 @@ APIS = ("chat", "responses", "messages")
 @click.option("--api-key", default="", metavar="KEY", help="key, for a server that wants one")
 @click.option("--quick", is_flag=True, help="a prompt of about 3 seconds instead of 12: says less about silence")
 @click.option("--json", "as_json", is_flag=True, help="print the figures as JSON")
-def probe(url: str, *, model: str | None, api: "Api", api_key: str, quick: bool, as_json: bool) -> None:
+def probe(url: str, *, model: str | None, api: "Protocol", api_key: str, quick: bool, as_json: bool) -> None:
     """Measure how the server at URL (http://HOST:PORT) behaves towards clients that wait, leave and come back.
 
     It may be any server that speaks Chat Completions, Responses or Messages; nothing else should use it meanwhile.
@@ -58,7 +59,9 @@ def probe(url: str, *, model: str | None, api: "Api", api_key: str, quick: bool,
     click.echo(json.dumps(as_document(target, rows), indent=1) if as_json else as_table(rows))
 
 
-async def _examine(url: str, *, api: "Api", model: str | None, key: str, quick: bool) -> "tuple[Target, list[Row]]":
+async def _examine(
+    url: str, *, api: "Protocol", model: str | None, key: str, quick: bool
+) -> "tuple[Target, list[Row]]":
     from ds4trio.probe import open_target, plan, steps  # noqa: PLC0415 - --help stays fast
 
     target = await open_target(url, api=api, model=model, key=key)

@@ -63,23 +63,29 @@ def show(file: Path, wanted: str | None, *, as_json: bool) -> None:
 
 
 class _Reading:
-    """The events of a file, in order; ``broken`` lines were left out so far."""
+    """The events of a file, in order; ``broken`` lines were left out.
+
+    Raises ``ClickException`` at the end where all of them were: then it is no trace.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.broken = 0
 
     def __iter__(self) -> Iterator[Event]:
-        self.broken = 0
+        self.broken, whole = 0, False
         try:
             with self._path.open("rb") as file:
                 for line in file:
                     if (event := _event(line)) is not None:
+                        whole = True
                         yield event
                     elif line.strip():
                         self.broken += 1
         except OSError as error:
             raise click.ClickException(f"{self._path}: {error.strerror}") from None
+        if self.broken and not whole:
+            raise click.ClickException(f"{self._path} is no trace: none of its lines is an event")
 
 
 def _event(line: bytes) -> Event | None:

@@ -4,7 +4,6 @@ import fcntl
 import os
 import pty
 import re
-import signal
 import struct
 import sys
 import termios
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 
 import pyte
 import trio
+
+from ds4trio.testing.process import end_process
 
 READY = re.compile(r"on http://127\.0\.0\.1:(\d+), try")
 
@@ -91,9 +92,4 @@ async def open_session(
                 session.port = int((await session.wait_for(READY.pattern))[1])
             yield session
         finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
-                await process.wait()
-            if process.returncode is None:
-                process.kill()
+            await end_process(process)

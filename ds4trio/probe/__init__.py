@@ -7,10 +7,9 @@ figures of another one mean the same.
 
 from ds4trio.probe.report import Row, as_document, as_table
 from ds4trio.probe.run import Plan, Step, plan, steps
-from ds4trio.probe.target import Api, ProbeError, Target, open_target
+from ds4trio.probe.target import ProbeError, Target, open_target
 
 __all__ = [
-    "Api",
     "Plan",
     "ProbeError",
     "Row",

@@ -8,6 +8,7 @@ import h11
 import msgspec
 import trio
 
+from ds4trio.engine.breakdown import first_leaf
 from ds4trio.probe.measures import (
     Ask,
     after_cancel,
@@ -257,9 +258,8 @@ def _share(value: float) -> str:
     return f"{100 * value:.2g} % of the first prefill"
 
 
-def _said(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+def _said(group: BaseException) -> str:
+    error = first_leaf(group)
     if isinstance(error, trio.TooSlowError):
         return "it took too long"
     return " ".join(str(error).split())[:MOST_QUOTED] or type(error).__name__

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import h11
@@ -17,11 +17,10 @@ import trio
 
 from ds4trio.probe.measures import short_prompt
 from ds4trio.testing import StreamClient, open_client
+from ds4trio.testing.stream import PATHS, Protocol
 
-__all__ = ["Api", "ProbeError", "Target", "open_target"]
+__all__ = ["ProbeError", "Target", "open_target"]
 
-Api = Literal["chat", "responses", "messages"]
-PATHS: dict[Api, str] = {"chat": "/v1/chat/completions", "responses": "/v1/responses", "messages": "/v1/messages"}
 FEWEST_TOKENS = 16
 """OpenAI's Responses take no smaller limit; so it is the same in all protocols."""
 MOST_QUOTED = 300
@@ -47,7 +46,7 @@ class Target:
     host: str
     port: int
     prefix: str = ""
-    api: Api = "chat"
+    api: Protocol = "chat"
     model: str = ""
     key: str = ""
     context: int | None = None
@@ -111,7 +110,7 @@ class Target:
             return client.status or 0, None
 
 
-async def open_target(url: str, *, api: Api = "chat", model: str | None = None, key: str = "") -> Target:
+async def open_target(url: str, *, api: Protocol = "chat", model: str | None = None, key: str = "") -> Target:
     """Find out what is needed to ask the server at ``url``, and ask it once. A checkpoint. Raises `ProbeError`.
 
     ``model`` is the first one that the server lists, unless it is given.
@@ -133,7 +132,7 @@ async def open_target(url: str, *, api: Api = "chat", model: str | None = None, 
     return target
 
 
-def _located(url: str, api: Api, key: str) -> Target:
+def _located(url: str, api: Protocol, key: str) -> Target:
     if not SENDABLE.fullmatch(url):
         raise ProbeError(f"{url!r}: a URL is printable ASCII without spaces; write other characters as %XX")
     if not SENDABLE.fullmatch(key):

@@ -3,6 +3,7 @@
 import gc
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,10 +14,10 @@ from ds4trio.cache.disk import default_directory
 from ds4trio.chat import ChatModel, TemplateFailedError
 from ds4trio.chat.replay import Journal, ReplayMemory
 from ds4trio.config import Settings, lora_adapters, usable_cores
-from ds4trio.engine import Engine, EngineError, KvUse, ModelInfo
+from ds4trio.engine import Engine, EngineError, KvUse, ModelInfo, UnusableModelError
+from ds4trio.engine.breakdown import first_leaf
 from ds4trio.engine.simulated import SimulatedEngine
 from ds4trio.hub import HubError, HubModel
-from ds4trio.server.errors import first_leaf
 from ds4trio.source import model_source, source_name
 
 __all__ = ["EngineHost"]
@@ -55,6 +56,8 @@ class EngineHost:
         self.failure = ""
         self.settled = trio.Event()
         """Set once the state is no longer loading."""
+        self.hopeless = False
+        """Whether it has failed for a reason that stays."""
         self.failed = trio.Event()
         self.ended = trio.Event()
         """Set once the engine is closed."""
@@ -74,7 +77,9 @@ class EngineHost:
                 self.path = await self._find(self._source)
                 await self._run_llama(self.path)
         except* (EngineError, HubError, TemplateFailedError) as group:
-            self._fail(str(first_leaf(group)))
+            error = first_leaf(group)
+            self.hopeless = isinstance(error, UnusableModelError | TemplateFailedError)
+            self._fail(str(error))
         except* Exception as group:
             log.error("the engine broke down", exc_info=group)
             self._fail("the engine broke down; the server's log says more")
@@ -217,7 +222,7 @@ class EngineHost:
             self.draining.set()
             if on_disk is not None:
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(on_disk.flush)
+                    await trio.to_thread.run_sync(partial(on_disk.flush, last=True))
 
     def _chat_model(self, info: ModelInfo, memory: ReplayMemory | None) -> ChatModel | None:
         source, path = info.chat_template, self._settings.chat_template

@@ -31,9 +31,10 @@ from quart.wrappers.response import ResponseBody
 from ds4trio.api.answer import Answer
 from ds4trio.api.errors import ApiError, CancelledError, TooOldError
 from ds4trio.engine import EngineError, Finished, Generation, Progress, TextDelta
+from ds4trio.engine.breakdown import first_leaf
 from ds4trio.server.bodies import stream_response
 from ds4trio.server.choices import Choice, Tally
-from ds4trio.server.errors import api_error, first_leaf, log_breakdown
+from ds4trio.server.errors import api_error, log_breakdown
 from ds4trio.server.heartbeat import Heartbeat
 from ds4trio.server.monitor import Board, Record
 from ds4trio.server.retries import Attempt

@@ -16,7 +16,7 @@ import h11
 import trio
 from h2.events import RequestReceived
 from h2.exceptions import ProtocolError
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
 
@@ -73,6 +73,19 @@ class Http1(H11Protocol):
 
 class Http2(H2Protocol):
     """The same for HTTP/2."""
+
+    async def initiate(self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None) -> None:
+        """Begin; the connection is idle until something is asked on it. A checkpoint.
+
+        Hypercorn 0.18 takes a preface for a request, and waits for its end for ever.
+        """
+        await super().initiate(headers, settings)
+        await self.send(Updated(idle=self.idle))
+
+    async def _close_stream(self, stream_id: int) -> None:
+        await super()._close_stream(stream_id)
+        if not self.closed:  # Hypercorn 0.18 forgets to say so after a reset: then nothing ends the connection
+            await self.send(Updated(idle=self.idle))
 
     async def _create_stream(self, request: RequestReceived) -> None:
         if (b":method", b"CONNECT") in request.headers:

@@ -21,12 +21,11 @@ import hypercorn.trio.run
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Event, Updated
-from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.trio.tcp_server import TCPServer
 
 from ds4trio.config import ConfigError, Settings
+from ds4trio.engine.breakdown import first_leaf
 from ds4trio.server.app import App, build_app
-from ds4trio.server.errors import first_leaf
 from ds4trio.server.guard import is_loopback, read_keys
 from ds4trio.server.monitor.log_output import set_log_level
 from ds4trio.server.protocols import Http1, Http2
@@ -55,6 +54,8 @@ REFUSAL_SECONDS = 1.0
 FAREWELL_SHARE = 0.3
 
 
+UNUSABLE_MODEL_STATUS = os.EX_CONFIG
+"""With which a server ends whose model cannot be loaded: starting it again would change nothing."""
 # Where a service manager puts the sockets that it has opened for a process (sd_listen_fds(3)).
 FIRST_INHERITED = 3
 
@@ -131,9 +132,10 @@ async def serve(
     """Run a server until SIGTERM or SIGINT; returns the exit status.
 
     A checkpoint. ``on_ready`` gets the URL and the model's name when the model is loaded. A second signal ends
-    everything at once. An engine that fails ends the server with status 1, for its supervisor. On SIGHUP ``reload`` is
-    called in a thread, and keys, limits and the log level of what it returns hold from then on; nobody loses anything.
-    The ``terminal`` shows what lives. Raises `ConfigError` before anything is opened.
+    everything at once. An engine that fails ends the server with status 1, for its supervisor, or with
+    `UNUSABLE_MODEL_STATUS` where its model cannot be loaded. On SIGHUP ``reload`` is called in a thread, and keys,
+    limits and the log level of what it returns hold from then on; nobody loses anything. The ``terminal`` shows what
+    lives. Raises `ConfigError` before anything is opened.
     """
     app = build_app(settings)
     _check_certificate(settings)
@@ -170,7 +172,9 @@ async def serve(
                 await nursery.start(_watch_hangups, app, reload)
             await run_hypercorn(app, hypercorn_config(listener, settings), stop=stop)
             nursery.cancel_scope.cancel()
-    return 1 if app.host.state == "failed" else 0
+    if app.host.state != "failed":
+        return 0
+    return UNUSABLE_MODEL_STATUS if app.host.hopeless else 1
 
 
 def _check_certificate(settings: Settings) -> None:
@@ -224,7 +228,7 @@ async def _watch_hangups(
         task_status.started()
         async for _ in signals:
             try:
-                settings, keys = await trio.to_thread.run_sync(read)
+                settings, keys = await trio.to_thread.run_sync(read, abandon_on_cancel=True)
                 if app.guard.keys and not keys:
                     raise ConfigError("there is no API key any more; start the server anew for that")
             except ConfigError as error:
@@ -270,16 +274,10 @@ class GuardedConnection(TCPServer):
         await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
-        """Send; a connection that begins with HTTP/2's own preface is idle until something is asked on it.
-
-        Hypercorn 0.18 takes the preface for a request and waits for its end for ever.
-        """
+        """Send, or note that the connection is idle: one whose client has ended its side stays so, see above."""
         if isinstance(event, Updated) and event.idle and not self._asks:
             return
         await super().protocol_send(event)
-        protocol = self.protocol.protocol
-        if isinstance(protocol, H2Protocol) and protocol.idle and self.idle_task._handle is None:
-            await self.idle_task.restart(self._task_group, self._idle_timeout)
 
     async def _refuse(self) -> None:
         """One connection too many: say so, where that needs no handshake."""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import trio
 
-from ds4trio.server.serve import FIRST_INHERITED
+from ds4trio.server.serve import FIRST_INHERITED, UNUSABLE_MODEL_STATUS
 from ds4trio.server.wedge import WEDGED_STATUS
 
 __all__ = ["supervise"]
@@ -37,7 +37,7 @@ async def supervise(listener: socket.socket, command: Sequence[str]) -> int:
     """Run a server's ``command`` on a listening socket, again whenever it fails; returns its last status.
 
     A checkpoint; cancelling it kills the server. It ends when the server ends well, when a SIGTERM or SIGINT has told
-    both to, and when it fails again and again. SIGHUP is passed on.
+    both to, when its model cannot be loaded from the first, and when it fails again and again. SIGHUP is passed on.
     """
     stopping = False
     failures = 0
@@ -85,14 +85,20 @@ async def supervise(listener: socket.socket, command: Sequence[str]) -> int:
                     if child.returncode is None:
                         child.kill()
                     child = None
-            if status == 0 or stopping:
+            if status == 0 or (status == UNUSABLE_MODEL_STATUS and failures == 0) or stopping:
                 break
             failures = failures + 1 if time.monotonic() < began + SOON else 1
             if failures >= MOST_FAILURES:
-                log.error("the server failed %d times in a row, the last time with status %d", failures, status)
+                log.error(
+                    "the server failed %(failures)d times in a row, the last time with status %(status)d",
+                    {"event": "gave_up", "failures": failures, "status": status},
+                )
                 break
             pause = PAUSES[failures - 1]
-            log.error("the server ended with status %d: started again in %g s", status, pause)
+            log.error(
+                "the server ended with status %(status)d: started again in %(seconds)g s",
+                {"event": "restarting", "status": status, "seconds": pause},
+            )
             await trio.sleep(pause)
         nursery.cancel_scope.cancel()
     if stopping and status != WEDGED_STATUS:

@@ -8,6 +8,7 @@ The same where a server that was told to stop waits for such a thread.
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 
 import trio
@@ -26,6 +27,7 @@ WEDGED_STATUS = os.EX_SOFTWARE
 LOOKS = 8
 """At the step, in the time that it may take."""
 MOST_SHOWN = 8
+LAST_WORDS_SECONDS = 2.0
 LONG_STEPS = 8
 """In stalls: a lone prompt's step takes four, and what is expected may be wrong by half."""
 
@@ -78,9 +80,18 @@ async def watch_for_wedges(
 
 
 def _leave(why: str, leave: Callable[[int], None]) -> None:
-    log.critical("%s: leaving, status %d", why, WEDGED_STATUS)
-    logging.shutdown()
-    leave(WEDGED_STATUS)
+    """Leave, also where nobody takes the last words: who draws a terminal may be held up with it, and its lock."""
+
+    def say() -> None:
+        log.critical("%s: leaving, status %d", why, WEDGED_STATUS)
+        logging.shutdown()
+
+    last_words = threading.Thread(target=say, name="last words", daemon=True)
+    try:
+        last_words.start()
+        last_words.join(LAST_WORDS_SECONDS)
+    finally:  # there may be no memory for a thread
+        leave(WEDGED_STATUS)
 
 
 def _give_up(host: EngineHost, board: Board, seconds: float) -> None:

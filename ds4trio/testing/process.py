@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 import trio
 
-__all__ = ["LogLine", "ServerProcess", "run_server"]
+__all__ = ["LogLine", "ServerProcess", "end_process", "run_server"]
 
 READY = re.compile(r"on http://(?:127\.0\.0\.1|[\d.]+):(\d+), try")
 
 START_SECONDS = 300
 """How long a model may take to load."""
+END_SECONDS = 10
+"""How long a server may take to end by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,15 @@ async def run_server(
             server.port = int(match[1])
             yield server
         finally:
-            if process.returncode is None:
-                process.send_signal(signal.SIGTERM)
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
-                await process.wait()
-            if process.returncode is None:
-                process.kill()
+            await end_process(process)
             nursery.cancel_scope.cancel()
+
+
+async def end_process(process: trio.Process) -> None:
+    """Stop it with SIGTERM, or after ten seconds with SIGKILL. A checkpoint that nothing cancels."""
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + END_SECONDS):
+        await process.wait()
+    if process.returncode is None:
+        process.kill()

@@ -13,9 +13,16 @@ from typing import Any, Literal
 import msgspec
 import trio
 
-__all__ = ["Arrival", "Gap", "Phase", "Silence", "Stream", "StreamEvent", "gaps", "silence_of"]
+__all__ = ["Arrival", "Gap", "PATHS", "Phase", "Protocol", "Silence", "Stream", "StreamEvent", "gaps", "silence_of"]
 
 Phase = Literal["queue", "prefill", "decode"]
+Protocol = Literal["chat", "responses", "messages"]
+PATHS: dict[Protocol, str] = {
+    "chat": "/v1/chat/completions",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+}
+"""Where a server is asked in each."""
 
 
 @dataclass(frozen=True, slots=True)

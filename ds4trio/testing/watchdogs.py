@@ -13,16 +13,9 @@ from typing import Literal
 
 import trio
 
-from ds4trio.testing.stream import Stream
+from ds4trio.testing.stream import PATHS, Protocol, Stream
 
 __all__ = ["WATCHDOGS", "Cut", "Watchdog", "watch"]
-
-Protocol = Literal["chat", "responses", "messages"]
-PATHS: dict[Protocol, str] = {
-    "chat": "/v1/chat/completions",
-    "responses": "/v1/responses",
-    "messages": "/v1/messages",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import h11
 import pytest
 import trio
 
+from ds4trio.server.serve import UNUSABLE_MODEL_STATUS
 from ds4trio.server.wedge import WEDGED_STATUS
 from ds4trio.testing import ServerProcess, StreamClient, chat_body, open_client, run_server
 
@@ -93,6 +94,16 @@ async def test_it_can_be_stopped_while_it_loads() -> None:
             assert await server.process.wait() == 0
 
 
+async def test_ctrl_c_before_it_has_begun_tells_no_story() -> None:
+    # The signal comes while the command line is being imported. What runs in a shell's background ignores it at first.
+    code = "import os, sys, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "sys.meta_path.insert(0, type('T', (), {'find_spec': lambda self, name, *_: "
+    code += "os.kill(os.getpid(), signal.SIGINT) if name == 'ds4trio.config' else None})()); "
+    code += "from ds4trio.__main__ import run; run()"
+    told = await trio.run_process([sys.executable, "-c", code], check=False, capture_stderr=True)
+    assert (told.returncode, told.stderr) == (130, b"")
+
+
 def child_of(server: ServerProcess) -> int:
     # Each thread has its own, and it is not the first one that starts processes.
     lists = Path(f"/proc/{server.pid}/task").glob("*/children")
@@ -124,12 +135,28 @@ async def test_a_supervised_server_is_started_again_and_its_port_stays_open() ->
             assert await server.process.wait() == 0
 
 
-async def test_a_supervisor_gives_up_on_a_server_that_fails_again_and_again(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
+async def test_a_supervisor_gives_up_on_a_server_that_fails_again_and_again() -> None:
+    async with run_server("--supervise", "--engine", "simulated") as server:
+        seen = 0
+        for _ in range(5):
+            os.kill(child_of(server), signal.SIGKILL)
+            await server.wait_log("ended with status -9|5 times in a row", after=seen)
+            seen = len(server.log)
+            if server.process.returncode is None and "in a row" not in server.log_text:
+                await server.wait_log("serves simulated", after=seen)
+        with trio.fail_after(20):
+            assert await server.process.wait() == 128 + signal.SIGKILL
+        assert "failed 5 times in a row" in server.log_text
+
+
+async def test_a_supervisor_does_not_start_again_what_never_worked(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF is not all")
     command = [sys.executable, "-m", "ds4trio", "serve", "--supervise", "--port", "0", "--model", str(broken)]
     with trio.fail_after(60):
         told = await trio.run_process(command, check=False, capture_stderr=True)
-    assert told.returncode == 1
-    assert b"failed 5 times in a row" in told.stderr
+    assert told.returncode == UNUSABLE_MODEL_STATUS
+    assert b"cannot load" in told.stderr
+    assert b"again" not in told.stderr
     assert b"Traceback" not in told.stderr

@@ -130,7 +130,7 @@ async def test_the_next_turn_after_a_restart_goes_on_from_the_tokens_that_were_s
 
 async def test_a_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a directory")
-    async with run_server("--kv-disk", "--kv-disk-dir", str(tmp_path / "file"), "--ctx", "2048") as server:
+    async with run_server("--kv-disk", "--kv-disk-dir", str(tmp_path / "file" / "kv"), "--ctx", "2048") as server:
         answer = await ask(server, long_prompt(700))
         again = await ask(server, long_prompt(700))
     assert answer.usage["completion_tokens"]

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import trio
 
-from ds4trio.probe import Api, as_document, open_target, plan, steps
+from ds4trio.probe import as_document, open_target, plan, steps
 from ds4trio.testing import StartServer
+from ds4trio.testing.stream import Protocol
 from tests.probe.fake import Answer, answering
 
 
@@ -29,7 +30,7 @@ async def measured(*arguments: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("api", ["chat", "messages"])
-async def test_a_server_that_is_never_silent_and_forgets_nothing(ds4trio_server: StartServer, api: Api) -> None:
+async def test_a_server_that_is_never_silent_and_forgets_nothing(ds4trio_server: StartServer, api: Protocol) -> None:
     # Chunks have 512 tokens: they have to be short beside the deadlines.
     flags = ("--prefill-tps", "4000", "--decode-tps", "100", "--heartbeat-interval", "0.5")
     server = await ds4trio_server(*flags)

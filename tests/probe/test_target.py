@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import trio
 
-from ds4trio.probe import Api, ProbeError, open_target
+from ds4trio.probe import ProbeError, open_target
 from ds4trio.testing import StartServer
+from ds4trio.testing.stream import Protocol
 from tests.probe.fake import Answer, answering
 
 MODELS = {"object": "list", "data": [{"id": "small", "max_model_len": 2048}, {"id": "large", "meta": {"n_ctx": 512}}]}
@@ -23,7 +24,7 @@ def told(status: int, document: object) -> Answer:
 
 
 async def refused(
-    answer: Answer, *, models: Answer | None = None, api: Api = "chat", model: str | None = None, key: str = ""
+    answer: Answer, *, models: Answer | None = None, api: Protocol = "chat", model: str | None = None, key: str = ""
 ) -> str:
     def server(method: str, path: str) -> Answer:
         if path == "/v1/models":
@@ -141,7 +142,7 @@ async def test_the_first_model_is_asked_wherever_the_server_has_its_paths(url: s
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-async def test_ours_is_understood_in_every_protocol(ds4trio_server: StartServer, api: Api) -> None:
+async def test_ours_is_understood_in_every_protocol(ds4trio_server: StartServer, api: Protocol) -> None:
     server = await ds4trio_server("--ctx", "5000", "--api-key", "secret")
     target = await open_target(f"http://127.0.0.1:{server.port}/v1", api=api, key="secret")
     assert (target.model, target.api) == ("simulated", api)

@@ -191,6 +191,18 @@ async def test_http_2_reset_of_one_stream_frees_the_engine() -> None:
         await wait_for_running(engine, 0)
 
 
+@pytest.mark.parametrize("pings", [False, True])
+async def test_http_2_connection_of_which_nothing_is_wanted_any_more_is_closed(pings: bool) -> None:
+    engine = SimulatedEngine(prefill_tps=1)
+    async with serving(engine, keep_alive_timeout=1) as server, http_2_request(server.port) as (stream, connection):
+        connection.reset_stream(1)
+        if pings:
+            connection.ping(b"are you?")
+        await stream.send_all(connection.data_to_send())
+        with trio.fail_after(4), suppress(trio.BrokenResourceError):
+            await read_to_end(stream)
+
+
 async def test_http_2_that_hypercorn_breaks_on_does_not_take_the_server_from_others() -> None:
     async with serving(fast()) as server:
         for headers, answered_first in (

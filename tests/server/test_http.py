@@ -60,7 +60,7 @@ async def test_what_is_no_json_is_a_400(body: bytes) -> None:
 
 async def test_wrong_type_names_its_path() -> None:
     error = await refused({"messages": [{"role": 7, "content": "hi"}]})
-    assert error["param"] == "$.messages[0].role"
+    assert error["param"] == "messages[0].role"
     assert "$.messages[0].role" in error["message"]
 
 

@@ -1,6 +1,8 @@
 """A step that does not come back, in virtual time: who is told, and when the process leaves."""
 
 import math
+import subprocess
+import sys
 from functools import partial
 
 import trio
@@ -127,3 +129,22 @@ async def test_an_engine_without_a_thread_is_not_watched(autojump_clock: MockClo
         nursery.start_soon(host.run)
         await watch_for_wedges(host, Board(kv=lambda: None), TIMEOUT, GRACE)
         nursery.cancel_scope.cancel()
+
+
+STUCK = """
+import logging, os, threading
+from ds4trio.server.wedge import _leave
+
+class Stuck(logging.Handler):
+    def flush(self):
+        threading.Event().wait()
+
+stuck = Stuck()
+_leave("the step has not come back", os._exit)
+"""
+
+
+def test_a_log_that_is_stuck_too_keeps_nobody() -> None:
+    left = subprocess.run([sys.executable, "-c", STUCK], timeout=30, check=False, capture_output=True)
+    assert left.returncode == WEDGED_STATUS
+    assert b"leaving, status 70" in left.stderr

@@ -5,12 +5,13 @@ MessagePack. A process that dies in the middle of one leaves a tail that no read
 Nothing is synced to the disk on its way: what is lost costs some prefill, no more. Prompts are private, so the file is
 its owner's alone.
 
-One process writes a file. A disk that fails or is full is told once; from then on nothing is written.
+One process writes a file. A disk that fails or is full is told once, and tried again later.
 """
 
 import fcntl
 import logging
 import os
+import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -19,7 +20,7 @@ from threading import Lock
 
 import msgspec
 
-__all__ = ["Journal", "Record"]
+__all__ = ["RETRY_SECONDS", "Journal", "Record"]
 
 log = logging.getLogger("ds4trio")
 
@@ -27,6 +28,7 @@ _MAGIC = b"ds4trio answers 1\n"
 _HEAD = 8
 # Below this size nobody minds what is out of date in it.
 _SMALL = 1 << 20
+RETRY_SECONDS = 30.0
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
@@ -53,7 +55,8 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = Lock()
-        self._failed = False
+        self._failed_at: float | None = None
+        """When the disk failed last, until it works again: by then there are records that it has not."""
         self._good: int | None = None
         """Bytes of the file up to the end of its last whole record, once it is known."""
         self._compact = 0
@@ -62,39 +65,57 @@ class Journal:
     def read(self) -> list[Record]:
         """All whole records, the oldest first."""
         with self._lock:
-            return self._read()
+            try:
+                return self._read()
+            except OSError as error:
+                self._fail(error)
+                return []
 
-    def append(self, records: Iterable[Record], *, everything: Callable[[], Iterable[Record]]) -> None:
-        """Add ``records``. A file that has doubled is written anew, with ``everything`` there is and nothing else."""
+    def append(
+        self, records: Iterable[Record], *, everything: Callable[[], Iterable[Record]], last: bool = False
+    ) -> None:
+        """Add ``records``. A file that has doubled is written anew, with ``everything`` there is and nothing else.
+
+        So is one after a disk has failed, with what is in it, half a minute later at the earliest; or at once if this
+        is the ``last`` time.
+        """
         with self._lock:
             data = b"".join(map(_framed, records))
-            if self._failed or not data:
+            failed_at = self._failed_at
+            if failed_at is None and not data:
+                return
+            if failed_at is not None and not last and time.monotonic() < failed_at + RETRY_SECONDS:
                 return
             try:
-                if self._good is None:
-                    self._read()
-                if self._failed:
-                    return
-                if (self._good or 0) + len(data) > max(_SMALL, 2 * self._compact):
+                if failed_at is not None:
+                    # It may hold what could not be read at the start.
+                    self._rewrite([*self._read(), *everything()])
+                elif self._size() + len(data) > max(_SMALL, 2 * self._compact):
                     self._rewrite(everything())
                 else:
                     self._append(data)
             except OSError as error:
                 self._fail(error)
+                return
+            if failed_at is not None:
+                self._failed_at = None
+                log.warning("answers are kept on disk again")
+
+    def _size(self) -> int:
+        if self._good is None:
+            self._read()
+        return self._good or 0
 
     def _fail(self, error: OSError) -> None:
-        if not self._failed:
-            log.warning("answers are not kept on disk any more: %s", error)
-        self._failed = True
+        if self._failed_at is None:
+            log.warning("answers cannot be kept on disk, tried again every %g s: %s", RETRY_SECONDS, error)
+        self._failed_at = time.monotonic()
 
     def _read(self) -> list[Record]:
         try:
             data = self._path.read_bytes()
         except FileNotFoundError:
             data = b""
-        except OSError as error:
-            self._fail(error)
-            return []
         records, self._good = [], 0
         for record, end in _records(data):
             records.append(record)

@@ -131,14 +131,17 @@ class ReplayMemory:
             with self._lock:
                 self._put(Remembered(record.visible, place, record.reasoning, record.tokens))
 
-    def flush(self) -> None:
-        """Write down what is new. Blocks; any number of threads may call it at any time. Never raises."""
+    def flush(self, *, last: bool = False) -> None:
+        """Write down what is new, for the ``last`` time even if the disk has failed a moment ago.
+
+        Blocks; any number of threads may call it at any time. Never raises.
+        """
         if self._journal is None:
             return
         with self._lock:
             keys, self._unwritten = self._unwritten, {}
             new = [_record(self._answers[key]) for key in keys if key in self._answers]
-        self._journal.append(new, everything=self._records)
+        self._journal.append(new, everything=self._records, last=last)
 
     def _records(self) -> list[Record]:
         with self._lock:

@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
 
-from ds4trio.engine.breakdown import breakdown
-from ds4trio.server.errors import first_leaf
+from ds4trio.engine.breakdown import breakdown, first_leaf
 
 __all__ = [
     "JsonFormatter",

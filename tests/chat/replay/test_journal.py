@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ds4trio.chat.replay.journal import Journal, Record
+from ds4trio.chat.replay.journal import RETRY_SECONDS, Journal, Record
 
 RECORDS = [Record(b"v%d" % number, b"d", number, "<think>", f"thought {number}", b"\0" * 4) for number in range(5)]
 BIG = Record(b"big", b"d", 1, "", "x" * 300_000, b"")
@@ -107,6 +107,42 @@ def test_a_disk_that_fails_is_told_once(tmp_path: Path, caplog: pytest.LogCaptur
             journal.append(RECORDS, everything=list)
             assert journal.read() == []
     assert len(caplog.records) == 1
+
+
+def test_what_a_failed_disk_has_missed_is_written_once_it_works(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "folder" / "answers"
+    path.parent.touch()
+    now = 1000.0
+    monkeypatch.setattr("ds4trio.chat.replay.journal.time.monotonic", lambda: now)
+    journal = Journal(path)
+    first, *others = RECORDS
+    with caplog.at_level(logging.WARNING, "ds4trio"):
+        journal.append([first], everything=lambda: [first])
+        path.parent.unlink()
+        journal.append(others, everything=lambda: RECORDS)
+        assert Journal(path).read() == []
+        now += RETRY_SECONDS
+        journal.append([BIG], everything=lambda: [*RECORDS, BIG])
+        journal.append([BIG], everything=lambda: pytest.fail("it works"))
+    assert Journal(path).read() == [*RECORDS, BIG, BIG]
+    assert [record.getMessage().partition(",")[0] for record in caplog.records] == [
+        "answers cannot be kept on disk",
+        "answers are kept on disk again",
+    ]
+
+
+def test_what_could_not_be_read_at_the_start_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "answers"
+    written(path, RECORDS)
+    journal = Journal(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(OSError("too many open files")))
+        assert journal.read() == []
+        journal.append([BIG], everything=lambda: [BIG])
+    journal.append([], everything=lambda: [BIG], last=True)
+    assert Journal(path).read() == [*RECORDS, BIG]
 
 
 def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -286,6 +286,24 @@ def test_a_trace_from_a_stranger_steers_no_terminal_and_breaks_nothing(tmp_path:
     assert "\x1b" not in listing + told + show(path, "--json") + show(path, "--json", "--request", red[0])
 
 
+def test_a_file_that_is_no_trace_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("milk\n{}\n")
+    result = CliRunner().invoke(main, ["trace", "show", str(path)])
+    assert (result.exit_code, result.output) == (1, f"Error: {path} is no trace: none of its lines is an event\n")
+    path.write_text("")
+    assert show(path) == "no requests\n"
+
+
+def test_a_trace_may_come_through_a_pipe(tmp_path: Path) -> None:
+    events = "".join(
+        json.dumps({"time": 1.0, "event": "arrived", "request": f"req_{n:06}"}) + "\n" for n in range(3000)
+    )
+    command = [sys.executable, "-m", "ds4trio", "trace", "show", "/dev/stdin"]
+    listing = subprocess.run(command, input=events, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert listing.count("req_") == 3000
+
+
 def test_a_trace_that_cannot_be_written_ends_the_start(tmp_path: Path) -> None:
     command = [
         sys.executable,
