@@ -19,12 +19,12 @@ $(VENV)/.%: pyproject.toml
 serve: $(VENV)/.demo
 	@$(BIN)/ds4trio serve --port $(PORT) $(ARGS)
 
-# What neither waits nor talks to anybody runs side by side; the rest looks at the clock and wants the machine to itself.
-PURE := tests/api tests/cache tests/chat tests/engine/batching tests/grammars
+# What needs one core each, and waits for nothing, runs side by side; the rest wants the machine to itself.
+SIDE_BY_SIDE := tests/api tests/cache tests/chat tests/engine tests/grammars
 test: $(VENV)/.test
 ifeq ($(ARGS),)
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(PURE)
-	$(BIN)/python -m pytest $(PURE:%=--ignore=%)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE:%=--ignore=%)
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif
