@@ -232,6 +232,12 @@ class TextDelta:
     logprobs: tuple[TokenLogprob, ...] = ()
     tokens: tuple[int, ...] = ()
 
+    def joined(self, later: "TextDelta") -> "TextDelta | None":
+        """This one and the next in one; None where that would hide what belongs to which: markers and logprobs."""
+        if self.special or later.special or self.logprobs or later.logprobs:
+            return None
+        return TextDelta(self.text + later.text, later.output_tokens, tokens=self.tokens + later.tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ds4trio.api.answer import AnswerUsage, Delta, Ending
 from ds4trio.api.transcript import Transcript
-from ds4trio.chat import ContentDelta, Message, OutputEvent, Reader, ToolCall, ToolCallEnd
+from ds4trio.chat import ContentDelta, Message, OutputEvent, Reader, ReasoningDelta, ToolCall, ToolCallEnd
 from ds4trio.engine import Finished, GenerationRequest, Progress, TextDelta, Usage
 from ds4trio.engine.text import Piece, StopFilter
 
@@ -59,10 +59,9 @@ class Choice:
 
     def read(self, event: TextDelta) -> Delta | None:
         """What is certain now; None if nothing is."""
-        reasoning = self._reader.reasoning
+        before = self._reader.reasoning
         events = self._reader.feed(event.text, special=event.special)
-        if reasoning or self._reader.reasoning:
-            self._reasoning_tokens += event.output_tokens - self._seen_tokens
+        self._reasoning_tokens += self._reasoned(event, events, before=before)
         self._seen_tokens = event.output_tokens
         events = self._wanted(events)
         if self._remember is not None:
@@ -71,6 +70,16 @@ class Choice:
         # The tokens that complete a stop string are not part of the answer.
         logprobs = event.logprobs if self._stop.stopped is None else ()
         return Delta(tuple(events), event.output_tokens, logprobs) if events or logprobs else None
+
+    def _reasoned(self, event: TextDelta, events: list[OutputEvent], *, before: bool) -> int:
+        """How many of an event's tokens are reasoning: where it begins or ends in them, those that are not content."""
+        tokens, after = event.output_tokens - self._seen_tokens, self._reader.reasoning
+        if before and after:
+            return tokens
+        if not (before or after or any(isinstance(part, ReasoningDelta) for part in events)):
+            return 0
+        content = sum(len(part.text) for part in events if isinstance(part, ContentDelta))
+        return max(1, round(tokens * (1 - content / max(content, len(event.text), 1))))
 
     def finish(self, event: Finished) -> tuple[Delta | None, Ending]:
         """The rest of the text, if any, and the end."""

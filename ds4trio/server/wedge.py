@@ -28,8 +28,8 @@ LOOKS = 8
 """At the step, in the time that it may take."""
 MOST_SHOWN = 8
 LAST_WORDS_SECONDS = 2.0
-LONG_STEPS = 8
-"""In stalls: a lone prompt's step takes four, and what is expected may be wrong by half."""
+LONG_STEPS = 16
+"""In stalls: a lone prompt's step takes up to eight, and what is expected may be wrong by half."""
 
 
 def wedge_timeout(settings: Settings) -> float:

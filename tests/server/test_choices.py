@@ -1,5 +1,9 @@
 """From the engine's text to what a client sees: stop strings, single calls, usage."""
 
+import re
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,3 +93,31 @@ def test_a_prompt_that_choices_share_counts_once() -> None:
     tally.add(AnswerUsage(10, 4, 5, 2), shared=False)
     tally.add(AnswerUsage(10, 9, 7, 1), shared=True)
     assert tally.usage == AnswerUsage(10, 4, 12, 3)
+
+
+THOUGHTFUL = "<think>" + "thinking " * 20 + "</think>" + "said " * 10
+
+
+@given(size=st.integers(1, 8))
+def test_tokens_that_come_together_are_counted_as_what_they_are(size: int) -> None:
+    pieces = re.findall(r"<think>|</think>|\w+ ", THOUGHTFUL)
+    dialect = replace(HERMES, think_start="<think>", think_ends=("</think>",))
+    one = Choice(REQUEST, lambda: DialectReader(dialect, tools=(), prompt_end=""))
+    for start in range(0, len(pieces), size):
+        together = pieces[start : start + size]
+        one.read(TextDelta("".join(together), start + len(together)))
+    _, ending = one.finish(Finished("stop", Usage(3, 0, len(pieces))))
+    assert ending.usage.reasoning_tokens == pytest.approx(22, abs=2)
+
+
+@given(st.lists(st.builds(TextDelta, st.text(), st.integers(), st.booleans(), tokens=st.tuples(st.integers()))))
+def test_joined_texts_lose_nothing(deltas: list[TextDelta]) -> None:
+    joined: list[TextDelta] = []
+    for delta in deltas:
+        both = joined[-1].joined(delta) if joined else None
+        joined[-1:] = [both] if both is not None else [*joined[-1:], delta]
+    assert "".join(delta.text for delta in joined) == "".join(delta.text for delta in deltas)
+    assert [token for delta in joined for token in delta.tokens] == [token for each in deltas for token in each.tokens]
+    assert [delta for delta in joined if delta.special] == [delta for delta in deltas if delta.special]
+    assert [delta.output_tokens for delta in joined[-1:]] == [delta.output_tokens for delta in deltas[-1:]]
+    assert all(one.special or other.special for one, other in pairwise(joined))

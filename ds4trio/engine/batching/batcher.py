@@ -176,6 +176,7 @@ class Batcher(Generic[Row]):
                 for (sequence, count), of_span in zip(work, rows, strict=True):
                     self._advance(sequence, count, of_span, seconds)
             case Outcome.ABORTED:
+                self._scheduler.lost()
                 for sequence in owners:
                     self._roll_back(sequence)
             case Outcome.NO_CELLS if any(count > sequence.left for sequence, count in work):

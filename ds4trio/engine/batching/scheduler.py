@@ -8,9 +8,11 @@ step. The rules:
 in any case, so a machine whose decoding alone takes longer gets on too.
 
 *Alone* a prompt keeps nobody waiting but a newcomer, so its steps may take twice that; and twice that again where a
-newcomer stops them, which it does as long as less than half is lost (see `Scheduler.gives_way`). They are doubled
-further only where each doubling saves much: where a step costs about the same whatever it holds. A doubling of which
-nothing is known is tried after one that did, and small steps come first of all, to have something to compare with.
+newcomer stops them, which it does as long as less than half is lost. A stopped step is work thrown away, of which there
+may be some (`LOST_SHARE` of all): where none was for long, steps are longer still, and are stopped for as long as a
+newcomer would otherwise wait for more than the twice. They are doubled further only where each doubling saves much:
+where a step costs about the same whatever it holds. A doubling of which nothing is known is tried after one that did,
+and small steps come first of all, to have something to compare with.
 
 *Guesses* of what answers go on with are computed ahead as far as that is expected to bring more tokens per second and
 costs no other answer more than a tenth of its speed, within ``max_stall``. Not beside prompts, which have a better use
@@ -27,7 +29,7 @@ both together stay within ``max_stall``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log2
+from math import inf, log2
 from typing import Protocol
 
 from ds4trio.engine.batching.cost import StepCost, work_of
@@ -38,10 +40,13 @@ __all__ = ["Scheduler", "Share", "Work"]
 LEAST = 16
 LEAST_ALONE = 64
 
-# Alone, a prompt's step may take so many times the longest stall, twice as many where it gives way to newcomers, and
-# more where a doubling saves 30 % per token.
+# Alone, a prompt's step may take so many times the longest stall, twice as many where it gives way to newcomers, up to
+# so many where no step was lost for long, and more where a doubling saves 30 % per token.
 ALONE_STALLS = 2
+LONGEST_ALONE_STALLS = 8
 SAVES = 0.7
+# A step may take this part of the time since the last one that was lost.
+LOST_SHARE = 0.25
 
 # Guesses are computed where that makes a step's answers so much faster in all, and none of them slower than this.
 PAYS = 1.05
@@ -121,6 +126,7 @@ class Scheduler:
         self._stoppable = stoppable and mixed
         self._cost = StepCost()
         self._chunk_was_last = False
+        self._since_lost = inf
         self._alike = 0
         self._usual_answers, self._usual_seconds = 0, 0.0
 
@@ -160,11 +166,21 @@ class Scheduler:
     def gives_way(self, works: Sequence[Work], seconds: float) -> float:
         """For how long a step that takes so many ``seconds`` may be stopped by a newcomer."""
         lone = len(works) == 1 and not works[0].answering
-        return seconds / 2 if self._stoppable and lone and seconds > self._max_stall else 0.0
+        if not (self._stoppable and lone and seconds > self._max_stall):
+            return 0.0
+        may_be_lost = seconds / 2
+        if seconds <= LOST_SHARE * self._since_lost:
+            may_be_lost = max(may_be_lost, seconds - ALONE_STALLS * self._max_stall)
+        return may_be_lost
+
+    def lost(self) -> None:
+        """Note that a step was stopped, and its work thrown away."""
+        self._since_lost = 0.0
 
     def learn(self, works: Sequence[Work], take: Sequence[int], seconds: float) -> None:
         """Note what the step that computed ``take`` took, before ``works`` are advanced by it. It was not empty."""
         tokens = sum(take)
+        self._since_lost += seconds
         if tokens == len(works) and all(map(_decodes, works)):
             self._chunk_was_last = False
             self._usual_answers, self._usual_seconds = tokens, seconds
@@ -229,11 +245,19 @@ class Scheduler:
 
         return sorted((index for index, work in enumerate(works) if not _decodes(work)), key=turn)
 
+    @property
+    def _longest_alone(self) -> float:
+        """Seconds that a step of a prompt that is alone may take."""
+        if not self._stoppable:
+            return ALONE_STALLS * self._max_stall
+        affordable = min(LOST_SHARE * self._since_lost, LONGEST_ALONE_STALLS * self._max_stall)
+        return max(2 * ALONE_STALLS * self._max_stall, affordable)
+
     def _alone(self, work: Work) -> int:
         most = min(work.reach, self._ubatch)
         least = LEAST_ALONE if self._cost.known(LEAST) else LEAST
         trusted = min(most, max(self._cost.horizon, least))
-        fitting = self._cost.fit(work.computed, trusted, ALONE_STALLS * (1 + self._stoppable) * self._max_stall)
+        fitting = self._cost.fit(work.computed, trusted, self._longest_alone)
         size = max(fitting, min(most, least))
         larger = least
         while larger < most and least == LEAST_ALONE:

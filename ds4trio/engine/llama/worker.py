@@ -33,8 +33,8 @@ KEPT = 12
 KEPT_WITH_STATE = 2
 # Tokens of context when none were asked for: enough for an agent, and no surprise for the memory.
 MOST_CONTEXT = 32_768
-# Seconds for which text may wait for more of it: every hop takes a step's time from llama.cpp (2 cores, SmolLM2: 6 % of
-# a decode at 110 tokens a second), and nobody reads faster than this.
+# Seconds for which text may wait for more of it: what is done for it takes its time from llama.cpp (2 cores, SmolLM2:
+# 6 % of a decode at 110 tokens a second), and nobody reads faster than this.
 TOGETHER = 0.05
 # Seconds between two looks at what the KV holds.
 LOOK_EVERY = 0.25
@@ -86,6 +86,8 @@ class Worker:
         self._abort = AbortFlag()
         self._closing = False
         self._outbox: list[Callable[[], None]] = []
+        self._texts: dict[Sequence[Logits], TextDelta] = {}
+        """What is to come behind all else in the outbox, of each sequence."""
         self._due = math.inf
         """When what is in the outbox has to be on its way, by `time.monotonic`."""
         self._batcher: Batcher[Logits] | None = None
@@ -227,15 +229,29 @@ class Worker:
         return not self._closing
 
     def _tell(self, sequence: Sequence[Logits], update: Update) -> None:
+        """Have an update heard. Texts that travel together become one: each costs the loop and its client something."""
         if not isinstance(update, TextDelta):
             self._due = -math.inf
-        elif self._due == math.inf:
+            self._put_text(sequence)
+            self._outbox.append(partial(sequence.listener, update))
+            return
+        if self._due == math.inf:
             self._due = time.monotonic() + TOGETHER
-        self._outbox.append(lambda: sequence.listener(update))
+        before = self._texts.get(sequence)
+        if before is None or (joined := before.joined(update)) is None:
+            self._put_text(sequence)
+            joined = update
+        self._texts[sequence] = joined
+
+    def _put_text(self, sequence: Sequence[Logits]) -> None:
+        if (text := self._texts.pop(sequence, None)) is not None:
+            self._outbox.append(partial(sequence.listener, text))
 
     def _flush(self, seconds: float) -> None:
         """Post what was told, unless it is text that may wait for as long as the next step is expected to take."""
-        if self._outbox and time.monotonic() + seconds >= self._due:
+        if (self._outbox or self._texts) and time.monotonic() + seconds >= self._due:
+            for sequence in [*self._texts]:
+                self._put_text(sequence)
             self._post(self._outbox)
             self._outbox, self._due = [], math.inf
 

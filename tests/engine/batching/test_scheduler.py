@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ds4trio.engine.batching.cost import StepCost, work_of
-from ds4trio.engine.batching.scheduler import AHEAD_STEPS, FORCED, LEAST, LEAST_ALONE, MOST_AHEAD, Scheduler, Share
+from ds4trio.engine.batching.scheduler import (
+    AHEAD_STEPS,
+    FORCED,
+    LEAST,
+    LEAST_ALONE,
+    LOST_SHARE,
+    MOST_AHEAD,
+    Scheduler,
+    Share,
+)
 from tests.engine.batching.machines import MACHINES, SMOOTH, Machine, compute_bound, gpu, measured_cpu, slow_cpu
 
 STALL = 0.25
@@ -120,19 +129,40 @@ def test_alone_on_a_cpu_a_step_takes_twice_the_stall_at_most() -> None:
     assert sum(step.seconds > 2.1 * STALL for step in steps) < len(steps) / 10
 
 
-def test_alone_steps_are_twice_as_long_where_a_newcomer_can_stop_them() -> None:
-    machine = measured_cpu
+def test_alone_steps_are_longer_where_a_newcomer_can_stop_them() -> None:
     patient, stoppable = Scheduler(ubatch=512, max_stall=STALL), Scheduler(ubatch=512, max_stall=STALL, stoppable=True)
     for scheduler in (patient, stoppable):
-        for step in prefill(scheduler, machine, Job(6000)):
-            assert scheduler.gives_way([Job(10)], step.seconds) == (
-                step.seconds / 2 if scheduler is stoppable and step.seconds > STALL else 0.0
+        for step in prefill(scheduler, measured_cpu, Job(6000)):
+            assert bool(scheduler.gives_way([Job(10)], step.seconds)) == (
+                scheduler is stoppable and step.seconds > STALL
             )
     job = Job(4000)
-    assert stoppable.plan([job])[0] >= patient.plan([job])[0]
+    assert stoppable.plan([job])[0] >= 2 * patient.plan([job])[0]
     assert stoppable.plan([job], awaited=True)[0] <= patient.plan([job])[0]
     assert stoppable.gives_way([job, stream()], 10.0) == 0.0
     assert stoppable.gives_way([stream()], 10.0) == 0.0
+
+
+def test_alone_steps_take_four_stalls_after_one_was_lost_and_grow_with_the_time_since() -> None:
+    scheduler = Scheduler(ubatch=512, max_stall=STALL, stoppable=True)
+    list(prefill(scheduler, compute_bound, Job(6000)))
+    scheduler.lost()
+    since, longest = 0.0, 0.0
+    for step in prefill(scheduler, compute_bound, Job(20_000)):
+        assert step.seconds < 1.1 * max(4 * STALL, LOST_SHARE * since)
+        since, longest = since + step.seconds, max(longest, step.seconds)
+    assert longest > 1.5 * 4 * STALL
+
+
+@given(since=st.floats(0, 100), seconds=st.floats(STALL + 0.01, 10))
+def test_what_newcomers_wait_and_what_is_lost_for_them_is_bounded(since: float, seconds: float) -> None:
+    scheduler = Scheduler(ubatch=512, max_stall=STALL, stoppable=True)
+    scheduler.lost()
+    scheduler.learn([Job(100)], [100], since)
+    lost = scheduler.gives_way([Job(1000)], seconds)
+    waited = seconds - lost
+    assert lost <= max(seconds / 2, LOST_SHARE * since)
+    assert waited <= (max(seconds / 2, 2 * STALL) if seconds <= LOST_SHARE * since else seconds / 2)
 
 
 def test_alone_on_a_cpu_steps_take_about_two_stalls_and_no_fewer_tokens_than_its_kernels_like() -> None:
