@@ -215,8 +215,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             ge=0,
             le=DAY,
-            description="seconds that one step may take (at least sixteen times max_stall_ms) before health says so and "
-            "answers end with an error; after twice that the process exits with status 70; 0: any",
+            description="seconds that one step may take (at least sixteen times max_stall_ms) before health says so "
+            "and answers end with an error; after twice that the process exits with status 70; 0: any",
         ),
     ] = 120.0
     max_connections: Annotated[
