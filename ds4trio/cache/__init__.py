@@ -6,10 +6,11 @@ where a prompt goes and what is lost first, `ram` has what rests outside of the 
 process, and `memory_kind` says what a model's memory can do.
 """
 
-from ds4trio.cache.memory_kind import Checkpoint, MemoryKind, State
+from ds4trio.cache.memory_kind import Checkpoint, MemoryKind
 from ds4trio.cache.prefix_tree import PrefixTree, common_prefix
 from ds4trio.cache.ram import RamStore
 from ds4trio.cache.slots import Cut, KvSlot, KvUse, Match, Nearest, Placement, Slot, SlotTable
+from ds4trio.cache.state import State, room_for_state
 
 __all__ = [
     "Checkpoint",
@@ -26,4 +27,5 @@ __all__ = [
     "SlotTable",
     "State",
     "common_prefix",
+    "room_for_state",
 ]

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Checkpoint", "MemoryKind", "State"]
+from ds4trio.cache.state import State
 
-State = bytearray | memoryview
-"""What llama.cpp says of a sequence: bytes, writable and contiguous."""
+__all__ = ["Checkpoint", "MemoryKind"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

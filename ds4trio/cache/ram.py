@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ds4trio.cache.disk.block import TOKEN, Block, block_id, root_id
 from ds4trio.cache.disk.index import Index, Match
-from ds4trio.cache.memory_kind import State
+from ds4trio.cache.state import State
 
 __all__ = ["RamStore"]
 

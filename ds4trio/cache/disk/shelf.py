@@ -16,14 +16,12 @@ from math import inf
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
-
 from ds4trio.cache.disk.block import ID_BYTES
 from ds4trio.cache.disk.files import Files
 from ds4trio.cache.disk.format import FIRST_READ, DamagedError, Header, OtherVersionError, decode, header_size
 from ds4trio.cache.disk.index import Index, believed
 from ds4trio.cache.disk.trouble import RETRY_SECONDS, Trouble
-from ds4trio.cache.memory_kind import State
+from ds4trio.cache.state import State, room_for_state
 
 __all__ = ["TEMPORARY", "Shelf", "block_name", "id_of_name", "read_block", "read_header"]
 
@@ -84,8 +82,7 @@ def _header(files: Files, handle: int, file_bytes: int, *, root: bytes, id: byte
 
 
 def _bytes(files: Files, handle: int, offset: int, count: int) -> memoryview:
-    # Not a bytearray: making one writes zeros to all of it, and holds the GIL meanwhile (1 ms a megabyte).
-    data = np.empty(count, np.uint8).data
+    data = room_for_state(count)
     done = 0
     while done < count:
         step = files.read(handle, offset + done, data[done:])

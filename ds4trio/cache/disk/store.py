@@ -31,7 +31,7 @@ from ds4trio.cache.disk.format import DamagedError, OtherVersionError, Payload, 
 from ds4trio.cache.disk.index import Match
 from ds4trio.cache.disk.shelf import TEMPORARY, Shelf, read_block
 from ds4trio.cache.disk.trouble import Trouble
-from ds4trio.cache.memory_kind import State
+from ds4trio.cache.state import State
 
 __all__ = ["LOCK_NAME", "BlockStore", "Counters", "prefill_seconds", "shelf_directories"]
 

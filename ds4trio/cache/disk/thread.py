@@ -17,7 +17,7 @@ from threading import Condition
 from ds4trio.cache.disk.block import Block
 from ds4trio.cache.disk.format import Payload
 from ds4trio.cache.disk.store import BlockStore
-from ds4trio.cache.memory_kind import State
+from ds4trio.cache.state import State
 
 __all__ = ["DiskThread"]
 

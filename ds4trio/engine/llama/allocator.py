@@ -1,9 +1,9 @@
 """Memory that is given up goes back to the system.
 
-KV that leaves the context comes and goes in blocks of megabytes. glibc asks the system for a block of its own only from
-a size on that it raises with each of them that is freed, up to 32 MiB; smaller ones leave holes in its heaps, of which
-it makes one for each of many threads. So a server that holds 360 MB grew to 400 MB within minutes, and went on growing
-(python -m benchmarks.soak).
+Bodies, prompts and what llama.cpp computes in come and go by the megabyte. glibc asks the system for a block of its own
+only from a size on that it raises with each of them that is freed, up to 32 MiB; smaller ones leave holes in its heaps,
+of which it makes one for each of many threads. So a server that holds 360 MB grew to 400 MB within minutes, and went on
+growing (python -m benchmarks.soak). States of sequences have a place of their own (`cache.state`).
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import ctypes
 __all__ = ["leave_no_holes"]
 
 LARGE = 4 * 2**20
-"""Bytes. Smaller than a block of any model's KV, larger than its logits."""
+"""Bytes. Larger than the logits of most vocabularies, which come and go with each token."""
 HEAPS = 2
 # What malloc.h calls M_MMAP_THRESHOLD and M_ARENA_MAX.
 MMAP_THRESHOLD, ARENA_MAX = -3, -8
