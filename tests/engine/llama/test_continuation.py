@@ -21,6 +21,8 @@ SCHEMA = {
     "properties": {"city": {"type": "string", "maxLength": 12}, "people": {"type": "integer", "maximum": 999}},
     "required": ["city", "people"],
     "additionalProperties": False,
+    # Else a small model may write line breaks between two members until its tokens are used up.
+    "x-guidance": {"whitespace_flexible": False},
 }
 JSON = LLMatcher.grammar_from_json_schema(SCHEMA)
 
