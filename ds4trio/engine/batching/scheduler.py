@@ -12,7 +12,8 @@ newcomer stops them, which it does as long as less than half is lost. A stopped 
 may be some (`LOST_SHARE` of all): where none was for long, steps are longer still, and are stopped for as long as a
 newcomer would otherwise wait for more than the twice. They are doubled further only where each doubling saves much:
 where a step costs about the same whatever it holds. A doubling of which nothing is known is tried after one that did,
-and small steps come first of all, to have something to compare with.
+and small steps come first of all, to have something to compare with. Long steps end where a block does, so that all of
+them can go to the disk: a kill costs one step, and not what the one before it left of a block too.
 
 *Guesses* of what answers go on with are computed ahead as far as that is expected to bring more tokens per second and
 costs no other answer more than a tenth of its speed, within ``max_stall``. Not beside prompts, which have a better use
@@ -32,6 +33,7 @@ from dataclasses import dataclass
 from math import inf, log2
 from typing import Protocol
 
+from ds4trio.engine.batching.blocks import BLOCK
 from ds4trio.engine.batching.cost import StepCost, work_of
 
 __all__ = ["Scheduler", "Share", "Work"]
@@ -269,7 +271,10 @@ class Scheduler:
                 break
             size = larger
         # A few tokens more cost less than a step of their own.
-        return most if most - size < LEAST else size
+        if most - size < LEAST:
+            size = most
+        beyond_a_block = (work.computed + size) % BLOCK if size < work.reach else 0
+        return max(size - beyond_a_block, min(size, BLOCK))
 
     def _may_save(self, work: Work, unknown: int) -> bool:
         """Whether to try a size: half of it saves enough for sure."""

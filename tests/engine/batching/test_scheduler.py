@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ds4trio.engine.batching.blocks import BLOCK
 from ds4trio.engine.batching.cost import StepCost, work_of
 from ds4trio.engine.batching.scheduler import (
     AHEAD_STEPS,
@@ -117,8 +118,23 @@ def test_the_first_step_of_all_is_a_small_one(left: int, ubatch: int, mixed: boo
 def test_alone_on_a_gpu_a_prompt_soon_takes_whole_ubatches() -> None:
     scheduler = Scheduler(ubatch=2048, max_stall=STALL)
     sizes = [step.take[0] for step in prefill(scheduler, gpu, Job(50_000))]
-    assert sizes[:12] == [16, 16, 64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024]
-    assert set(sizes[12:-1]) == {2048}
+    to_the_end_of_a_block = 352
+    assert sizes[:13] == [16, 16, 64, 64, 128, 128, 256, 256, to_the_end_of_a_block, 512, 512, 1024, 1024]
+    assert set(sizes[13:-1]) == {2048}
+
+
+@every_machine
+@pytest.mark.parametrize("begun", [0, 31, 255, 1000])
+def test_alone_a_kill_costs_no_more_than_two_blocks_or_a_step_of_more(machine: Machine, begun: int) -> None:
+    scheduler, _ = experienced(machine)
+    job = Job(20_000, computed=begun)
+    durable = begun // BLOCK * BLOCK
+    steps = [step.take[0] for step in prefill(scheduler, machine, job)]
+    for taken in steps:
+        begun += taken
+        assert begun - durable <= max(2 * BLOCK, taken)
+        durable = begun // BLOCK * BLOCK
+    assert min(steps[:-1]) >= min(max(steps), LEAST_ALONE)
 
 
 def test_alone_on_a_cpu_a_step_takes_twice_the_stall_at_most() -> None:
