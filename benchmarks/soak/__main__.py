@@ -138,7 +138,7 @@ async def main(report: Report, model: str, minutes: float) -> None:
     report.add(what, f"{grown / 1024:.2f} MiB", "< 1 MiB", grown < MOST_KB)
     for line, count in Counter([*wrong, *left]).most_common(20):
         click.echo(f"  {count} × {line}", err=True)
-    report.series["memory"] = [[[sample.requests, sample.kb // 1024] for sample in life] for life in memory]
+    report.series["memory"] = [[[sample.requests, sample.kb // 1024] for sample in floor(life)] for life in memory]
 
 
 if __name__ == "__main__":

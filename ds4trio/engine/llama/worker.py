@@ -20,6 +20,7 @@ from ds4trio.cache import KvUse
 from ds4trio.engine.base import EngineError, ModelInfo, TextDelta
 from ds4trio.engine.batching import Batcher, Scheduler, Sequence, Update
 from ds4trio.engine.llama.abort import AbortFlag
+from ds4trio.engine.llama.allocator import give_holes_back
 from ds4trio.engine.llama.context import Context, ContextOptions, Logits, open_context
 from ds4trio.engine.llama.grammar import GrammarCompiler
 from ds4trio.engine.llama.kv_disk import DiskOptions, ModelDisk, fingerprint
@@ -38,6 +39,8 @@ MOST_CONTEXT = 32_768
 TOGETHER = 0.05
 # Seconds between two looks at what the KV holds.
 LOOK_EVERY = 0.25
+# Seconds between two times that free memory is given back to the system.
+GIVE_BACK_EVERY = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ class Worker:
             wake=lambda: self._mailbox.put(None),
             draft=self._options.draft,
         )
-        idle, looked = True, -math.inf
+        idle, looked, given_back = True, -math.inf, time.monotonic()
         try:
             while self._read_mail(batcher, disk, wait=idle):
                 self._stepping_since = time.monotonic()
@@ -205,6 +208,9 @@ class Worker:
                     self._outbox.append(partial(hear, use))
                 if idle:
                     self._flush(math.inf)
+                if time.monotonic() >= given_back + GIVE_BACK_EVERY:
+                    give_holes_back()
+                    given_back = time.monotonic()
         finally:
             self._stepping_since = time.monotonic()
             batcher.close()

@@ -30,13 +30,39 @@ print((full - resident()) / 60e6)
 """
 
 
-def given_back(how: str) -> float:
-    return float(subprocess.run([sys.executable, "-c", HOLES, how], capture_output=True, check=True).stdout)
+SMALL_HOLES = """
+import sys
+from pathlib import Path
+import numpy as np
+from ds4trio.engine.llama.allocator import give_holes_back
 
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
-@pytest.mark.skipif(
+blocks = [np.ones(40_000, np.uint8) for _ in range(1500)]
+full = resident()
+blocks[:-1:2] = blocks[1::2]
+if sys.argv[1] == "given back":
+    give_holes_back()
+print((full - resident()) / 30e6)
+"""
+
+needs_glibc = pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "mallopt") or not Path("/proc/self/statm").exists(), reason="no glibc here"
 )
+
+
+def given_back(how: str, script: str = HOLES) -> float:
+    return float(subprocess.run([sys.executable, "-c", script, how], capture_output=True, check=True).stdout)
+
+
+@needs_glibc
 def test_large_blocks_leave_no_holes() -> None:
     assert given_back("tuned") > 0.9
     assert given_back("as it comes") < 0.5, "glibc does this by itself now"
+
+
+@needs_glibc
+def test_what_is_free_between_small_blocks_is_given_back_when_asked() -> None:
+    assert given_back("given back", SMALL_HOLES) > 0.7
+    assert given_back("as it comes", SMALL_HOLES) < 0.3, "glibc does this by itself now"
