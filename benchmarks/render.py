@@ -96,7 +96,7 @@ def lateness(axes: Axes, data: dict[str, list[float]]) -> None:
 def memory(axes: Axes, lives: list[list[list[int]]]) -> None:
     """The process's size over the requests that were computed, a line for each life."""
     for number, life in enumerate(lives, 1):
-        axes.plot([requests for requests, _ in life], [size for _, size in life], label=f"life {number}")
+        axes.plot([requests for requests, _ in life], [size for _, size in life], marker=".", label=f"life {number}")
     axes.set_ylim(bottom=0)
     axes.set_xlabel("requests computed in this life")
     axes.set_ylabel("MiB")

@@ -6,10 +6,11 @@ The server lives three times on the same disk cache: twice for a twentieth of th
 once until a kill -9 in the middle of it all, and then for the rest. At the end of each the clients stop, and what is
 left over is counted: requests, cells, descriptors, threads. What an answer has to be: see `answers`.
 
-The memory of the process is a line over the requests of which something was computed in the last life, in its second
-half. What is bounded is made small, so that it is full by then: by type, the objects of a process were as many after
-600 requests as after 1,300, but its heaps took 1,500 to find their size. Blocks of KV that are on their way to the disk
-come and go, 6 MiB each: so each point is the least of half a minute. What leaks does not go.
+Once a minute all clients stop for some seconds, and the memory of the process is looked at: blocks of KV that are on
+their way to the disk come and go, 6 MiB each, and have gone by then; what leaks does not go. It is a line over the
+requests of which something was computed, in the second half of the last life. What is bounded is made small, so that it
+is full by then: by type, the objects of a process were as many after 600 requests as after 1,300, but its heaps took
+1,500 to find their size.
 """
 
 import tempfile
@@ -36,9 +37,11 @@ LIVES = (0.05, 0.05, 0.9)
 KILLED = 1
 WARMING = 0.5
 """Of the last life, until what is bounded is full."""
-WINDOW = 120
-"""Looks at the memory, of which the least counts."""
-LOOK_EVERY = 0.25
+ROUND = 55.0
+"""Seconds for which clients come before all of them stop."""
+QUIET = 5.0
+"""Seconds that they stop for; the least memory meanwhile counts."""
+LOOK_EVERY = 0.1
 IDLE = 15.0
 """Seconds after which threads that wait for work have gone."""
 IN_THE_MIDDLE = 5.0
@@ -48,23 +51,29 @@ MOST_KB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The resident memory after so many requests."""
+    """The resident memory after so many requests, while nobody asks for anything."""
 
     requests: int
     kb: int
 
 
 async def live(server: ServerProcess, soak: Soak, seconds: float) -> list[Sample]:
-    """Let the agents come, and look at the memory now and then."""
+    """Let the agents come, and look at the memory each time that they stop."""
     samples: list[Sample] = []
-    async with trio.open_nursery() as nursery:
-        for agent in AGENTS:
-            nursery.start_soon(agent, soak)
-        with trio.move_on_after(seconds):
+    until = trio.current_time() + seconds
+    while (left := until - trio.current_time()) > 0:
+        soak.stopping = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for agent in AGENTS:
+                nursery.start_soon(agent, soak)
+            await trio.sleep(min(ROUND, left))
+            soak.stopping.set()
+        looks: list[int] = []
+        with trio.move_on_after(QUIET):
             while True:
-                samples.append(Sample(soak.computed, resident_kb(server.pid)))
+                looks.append(resident_kb(server.pid))
                 await trio.sleep(LOOK_EVERY)
-        soak.stopping.set()
+        samples.append(Sample(soak.computed, min(looks)))
     return samples
 
 
@@ -99,14 +108,8 @@ async def kill_in_the_middle(server: ServerProcess, soak: Soak) -> None:
         nursery.cancel_scope.cancel()
 
 
-def floor(samples: list[Sample]) -> list[Sample]:
-    """The least of each window."""
-    windows = [samples[start : start + WINDOW] for start in range(0, len(samples) - WINDOW + 1, WINDOW)]
-    return [min(window, key=lambda sample: sample.kb) for window in windows]
-
-
 @benchmark("soak")
-@click.option("--minutes", default=20.0, show_default=True)
+@click.option("--minutes", type=click.FloatRange(min=5), default=20.0, show_default=True)
 async def main(report: Report, model: str, minutes: float) -> None:
     """Let agents use one server for some minutes and three lives."""
     ended: Counter[str] = Counter()
@@ -132,13 +135,13 @@ async def main(report: Report, model: str, minutes: float) -> None:
     report.add(f"requests in {minutes:g} minutes and {len(LIVES)} lives", told, "for scale", True)
     report.add("answers that were wrong", str(len(wrong)), "0", not wrong)
     report.add("left over when nobody asked: requests, cells, descriptors, threads", str(len(left)), "0", not left)
-    warm = floor(memory[-1][int(WARMING * len(memory[-1])) :])
+    warm = memory[-1][int(WARMING * len(memory[-1])) :]
     grown = 1000 * linear_regression([each.requests for each in warm], [each.kb for each in warm]).slope
     what = f"growth of memory in 1,000 requests, over {warm[-1].requests - warm[0].requests:,}"
     report.add(what, f"{grown / 1024:.2f} MiB", "< 1 MiB", grown < MOST_KB)
     for line, count in Counter([*wrong, *left]).most_common(20):
         click.echo(f"  {count} × {line}", err=True)
-    report.series["memory"] = [[[sample.requests, sample.kb // 1024] for sample in floor(life)] for life in memory]
+    report.series["memory"] = [[[sample.requests, sample.kb // 1024] for sample in life] for life in memory]
 
 
 if __name__ == "__main__":
